@@ -1,0 +1,229 @@
+"""Whether conditions can be compared at all: trials lost, items reused, samplers and batch shapes that
+differ."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import pandas as pd
+
+from analyses.gate import EVERY, Gate
+from analyses.pairs import declared_pairs, pair
+from analyses.receipts import full_precision
+from analyses.tables import conditions_of, ok_rows
+from analyses.wording import count, plural, share
+
+_KEY = ["stage", "item", "repeat"]
+_SHAPE = ["batch_rows", "batch_length"]
+
+
+def design_gates(trials: pd.DataFrame, manifest: Mapping[str, Any]) -> list[Gate]:
+    """The gates on trials and design, in the order in which a reader needs them."""
+    return [
+        *_failed(trials, manifest),
+        *_valid_rate(trials, manifest),
+        *_fewer_items(trials, manifest),
+        *_reused_items(trials, manifest),
+        *_unequal_n(trials, manifest),
+        *_sampler(manifest),
+        *_path(manifest),
+        *_batch_shapes(trials, manifest),
+    ]
+
+
+def _baseline(manifest: Mapping[str, Any]) -> str:
+    return str(manifest.get("contrasts", {}).get("baseline", "baseline"))
+
+
+def _primary(manifest: Mapping[str, Any]) -> str:
+    return str(manifest.get("contrasts", {}).get("primary", "score"))
+
+
+def _failed(trials: pd.DataFrame, manifest: Mapping[str, Any]) -> list[Gate]:
+    gates = []
+    for condition in conditions_of(trials, manifest):
+        rows = trials[trials["condition"] == condition]
+        failed = rows[rows["status"] == "failed"]
+        if len(failed):
+            share_failed = f"{count(len(failed))} of {plural(len(rows), 'trial')}"
+            sentence = f"{share_failed} of {condition} failed{_reason(failed)}."
+            gates.append(Gate(condition, "failed", "fail", sentence))
+    return gates
+
+
+def _reason(rows: pd.DataFrame) -> str:
+    given = rows["reason"].dropna() if "reason" in rows.columns else pd.Series(dtype=object)
+    given = given[given.astype(str) != ""]
+    if given.empty:
+        return ""
+    first = str(given.value_counts().index[0]).strip().splitlines()[0]
+    return f", most often: {first.removesuffix('.')}"
+
+
+def _valid_rate(trials: pd.DataFrame, manifest: Mapping[str, Any]) -> list[Gate]:
+    """Conditions without a valid trial, and those whose share of valid trials is not the baseline's."""
+    rates: dict[str, tuple[int, int]] = {}
+    for condition in conditions_of(trials, manifest):
+        finished = trials[(trials["condition"] == condition) & (trials["status"] != "pending")]
+        rates[condition] = (int((finished["status"] == "ok").sum()), len(finished))
+    reference = rates.get(_baseline(manifest), (0, 0))
+    gates = []
+    for condition, (valid, ended) in rates.items():
+        if ended == 0:
+            continue
+        rows = trials[(trials["condition"] == condition) & (trials["status"] == "invalid")]
+        fact = f"{count(valid)} of {plural(ended, 'trial')} of {condition} are valid ({share(valid, ended)})"
+        if valid == 0:
+            sentence = f"{fact}{_reason(rows)}: nothing can be said about it."
+            gates.append(Gate(condition, "valid_rate", "fail", sentence))
+        elif reference[1] and valid * reference[1] != reference[0] * ended:
+            apart = abs(valid / ended - reference[0] / reference[1])
+            sentence = (
+                f"{fact}, against {count(reference[0])} of {count(reference[1])} of {_baseline(manifest)}"
+                f"{_reason(rows)}: the conditions do not lose the same items."
+            )
+            gates.append(Gate(condition, "valid_rate", "fail" if apart > 0.05 else "warn", sentence))
+    return gates
+
+
+def _fewer_items(trials: pd.DataFrame, manifest: Mapping[str, Any]) -> list[Gate]:
+    experiment = manifest.get("experiment", {})
+    asked = experiment.get("n")
+    if asked is None:
+        return []
+    have: dict[str, tuple[int, int]] = {}
+    for condition in conditions_of(trials, manifest):
+        rows = trials[trials["condition"] == condition]
+        have[condition] = (rows["item"].nunique(), rows.loc[rows["status"] == "ok", "item"].nunique())
+    if len(set(have.values())) == 1:
+        have = {EVERY: next(iter(have.values()))}
+    gates = []
+    for condition, (planned, valid) in have.items():
+        if valid >= asked:
+            continue
+        where = "every condition" if condition == EVERY else condition
+        why = f"{count(planned)} were planned" if planned < asked else f"all {count(asked)} were planned"
+        fact = f"{plural(asked, 'item')} were asked for and {count(valid)} gave a valid trial"
+        sentence = f"{fact} in {where} ({why})."
+        gates.append(Gate(condition, "fewer_items", "warn", sentence))
+    return gates
+
+
+def _reused_items(trials: pd.DataFrame, manifest: Mapping[str, Any]) -> list[Gate]:
+    if "donor" not in trials.columns or "target" not in trials.columns:
+        return []
+    items = trials[trials["status"] != "pending"].drop_duplicates(["stage", "item"])
+    n = len(items)
+    donors, targets = items["donor"].nunique(), items["target"].nunique()
+    pairs = len(items.drop_duplicates(["donor", "target"]))
+    if n == 0 or (donors in (0, n) and targets in (0, n)):
+        return []
+    sentence = (
+        f"{plural(n, 'item')} use {plural(donors, 'donor')} and {plural(targets, 'target')}, "
+        f"{count(pairs)} distinct pairs: they are not independent{_effective(trials, manifest)}. "
+        "Intervals are clustered by both."
+    )
+    return [Gate(EVERY, "reused_items", "warn", sentence)]
+
+
+def _effective(trials: pd.DataFrame, manifest: Mapping[str, Any]) -> str:
+    """The range of effective n over the declared comparisons."""
+    sizes = []
+    for first, second in _compared(trials, manifest):
+        size = pair(trials, first, second, _primary(manifest)).test().effective_n
+        if size is not None:
+            sizes.append(size)
+    if not sizes:
+        return ""
+    low, high = count(min(sizes)), count(max(sizes))
+    span = low if low == high else f"{low} to {high}"
+    return f" and count as {span} independent ones in the comparisons of {_primary(manifest)}"
+
+
+def _compared(trials: pd.DataFrame, manifest: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
+    """The declared comparisons of which both sides have valid trials and a primary readout."""
+    if _primary(manifest) not in trials.columns:
+        return []
+    present = set(trials.loc[trials["status"] == "ok", "condition"])
+    declared = [(a, b) for a, b, _ in declared_pairs(manifest)]
+    return [(a, b) for a, b in dict.fromkeys(declared) if a in present and b in present]
+
+
+def _unequal_n(trials: pd.DataFrame, manifest: Mapping[str, Any]) -> list[Gate]:
+    gates = []
+    for first, second in _compared(trials, manifest):
+        paired = pair(trials, first, second, _primary(manifest))
+        if paired.dropped:
+            sentence = f"{first} against {second} in {_primary(manifest)}: {paired.dropped}"
+            gates.append(Gate(first, "unequal_n", "warn", sentence))
+    return gates
+
+
+def _sampler(manifest: Mapping[str, Any]) -> list[Gate]:
+    """Conditions that sample differently from their baseline: the sampler is then part of the difference."""
+    return _differs(manifest, "sampler", "samples differently from", lambda c: c.get("sampling", {}))
+
+
+def _path(manifest: Mapping[str, Any]) -> list[Gate]:
+    """Conditions whose forward path differs from the baseline's by more than their writes."""
+    fields = ("replay_last_token", "recompute")
+    return _differs(
+        manifest, "path", "takes another path than", lambda c: {f: c[f] for f in fields if f in c}
+    )
+
+
+def _differs(
+    manifest: Mapping[str, Any], gate: str, verb: str, read: Callable[[Mapping[str, Any]], Mapping[str, Any]]
+) -> list[Gate]:
+    declared, baseline = manifest.get("conditions", {}), _baseline(manifest)
+    if baseline not in declared:
+        return []
+    reference = read(declared[baseline])
+    gates = []
+    for condition, spec in declared.items():
+        mine = read(spec)
+        changed = [k for k in dict.fromkeys([*mine, *reference]) if mine.get(k) != reference.get(k)]
+        if changed:
+            parts = [f"{key} {_word(mine.get(key))}, not {_word(reference.get(key))}" for key in changed]
+            sentence = (
+                f"{condition} {verb} {baseline} ({'; '.join(parts)}): that is part of what is compared, "
+                "beside the writes."
+            )
+            gates.append(Gate(condition, gate, "warn", sentence))
+    return gates
+
+
+def _word(value: Any) -> str:
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    return "off" if value is None else str(value)
+
+
+def _batch_shapes(trials: pd.DataFrame, manifest: Mapping[str, Any]) -> list[Gate]:
+    """In low precision: reused rows that were computed in a batch of another shape than the row beside
+    them."""
+    if full_precision(manifest) or not {"origin", *_SHAPE} <= set(trials.columns):
+        return []
+    baseline = _baseline(manifest)
+    there = ok_rows(trials, baseline).set_index(_KEY)[[*_SHAPE, "origin"]]
+    unlike: dict[str, tuple[int, int]] = {}
+    for condition in conditions_of(trials, manifest):
+        if condition == baseline:
+            continue
+        here = ok_rows(trials, condition).set_index(_KEY)[[*_SHAPE, "origin"]]
+        both = here.join(there.add_suffix("_there"), how="inner")
+        reused = both["origin"].notna() | both["origin_there"].notna()
+        apart = (both[_SHAPE].to_numpy() != both[[f"{name}_there" for name in _SHAPE]].to_numpy()).any(axis=1)
+        if (reused & apart).any():
+            unlike[condition] = (int((reused & apart).sum()), len(both))
+    return [
+        Gate(
+            condition,
+            "batch_shapes",
+            "warn",
+            f"{count(rows)} of {plural(shared, 'pair')} of {condition} and {baseline} hold a reused row "
+            f"from a batch of another shape; in {manifest.get('dtype')} that alone changes tokens.",
+        )
+        for condition, (rows, shared) in unlike.items()
+    ]

@@ -1,0 +1,240 @@
+"""How `summary.md` reads: question, gates, conditions in words, results, receipts, published figures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from analyses.wording import count, figure, p_value, plural, small
+
+_APART = ("markers", "bonus", "strict", "perplexity")
+
+
+def to_markdown(summary: Mapping[str, Any]) -> str:
+    """The summary as Markdown; every figure comes from the mapping that `summarise` returns."""
+    experiment = summary["experiment"]
+    lines = [f"# {experiment.get('name', 'experiment')}", ""]
+    if experiment.get("question"):
+        lines += [str(experiment["question"]), ""]
+    lines += [_about(summary), ""]
+    lines += ["## Gates", "", *_gates(summary), ""]
+    lines += ["## What each condition does", "", *_words(summary), ""]
+    lines += ["## Results by condition", "", *_results(summary), ""]
+    lines += ["## Contrasts", "", *_contrasts(summary), ""]
+    lines += ["## Receipts", "", *_receipts(summary), ""]
+    if summary["published"] is not None:
+        lines += ["## As published", "", *_published(summary["published"]), ""]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _about(summary: Mapping[str, Any]) -> str:
+    counts, prompts = summary["counts"], summary["prompts"]
+    ended = ", ".join(f"{count(counts[k])} {k}" for k in ("ok", "invalid", "failed", "pending") if counts[k])
+    parts = [f"{plural(counts['rows'], 'trial')}: {ended or 'none ended'}"]
+    if counts.get("reused"):
+        parts.append(f"{count(counts['reused'])} reused from earlier runs")
+    if "distinct_donors" in prompts:
+        parts.append(
+            f"{plural(prompts['distinct_donors'], 'distinct donor')}, "
+            f"{plural(prompts['distinct_targets'], 'distinct target')}, "
+            f"{plural(prompts.get('distinct_pairs', 0), 'distinct pair')}"
+        )
+    if summary["dtype"]:
+        parts.append(f"computed in {summary['dtype']}")
+    if summary["status"] not in (None, "done", "finished", "complete"):
+        parts.append(f"status: {summary['status']}")
+    return "; ".join(parts) + "."
+
+
+def _gates(summary: Mapping[str, Any]) -> list[str]:
+    if not summary["gates"]:
+        return ["No gate has anything to say."]
+    return [f"- **{gate['verdict']}** ({gate['gate']}): {gate['sentence']}" for gate in summary["gates"]]
+
+
+def _words(summary: Mapping[str, Any]) -> list[str]:
+    lines = []
+    for name, condition in summary["conditions"].items():
+        label = "" if condition["label"] == name else f" ({condition['label']})"
+        words = " ".join(condition["words"]) or "No description was recorded."
+        lines.append(f"- `{name}`{label}: {words}")
+    return lines
+
+
+def _results(summary: Mapping[str, Any]) -> list[str]:
+    primary = summary["primary"]
+    apart = [c for c in _APART if c != primary and _has(summary, c)]
+    head = ["condition", "n", "mean", "sd", "median", "range", ">= 8", ">= 5", "0", *apart]
+    rows = []
+    for name, condition in summary["conditions"].items():
+        found = condition["readouts"].get(primary, {})
+        rows.append(
+            [
+                f"`{name}`",
+                count(condition["n"]),
+                *(figure(found.get(key)) for key in ("mean", "sd", "median")),
+                f"{figure(found.get('minimum'))} to {figure(found.get('maximum'))}",
+                *(percent(found.get(key)) for key in ("strong", "moderate", "none")),
+                *(figure(condition["readouts"].get(c, {}).get("mean")) for c in apart),
+            ]
+        )
+    about = (
+        f"{primary}: mean, sd (ddof 1), median, range, and the shares of at least 8 (strong), at least 5 "
+        "(moderate, the strong ones included) and 0 (none). The other readouts are means, exploratory."
+    )
+    notes = [
+        f"- `{name}`, {column}: {found['note']}."
+        for name, condition in summary["conditions"].items()
+        for column, found in condition["readouts"].items()
+        if found["note"]
+    ]
+    return [*_table(head, rows), "", about, *(["", *notes] if notes else [])]
+
+
+def _has(summary: Mapping[str, Any], column: str) -> bool:
+    return any(column in condition["readouts"] for condition in summary["conditions"].values())
+
+
+def _contrasts(summary: Mapping[str, Any]) -> list[str]:
+    if not summary["contrasts"]:
+        return ["None was declared."]
+    head = ["contrast", "n", "difference", "95% CI", "p", "p (Holm)", "d_z (ddof 1)", "effective n", "df"]
+    rows = []
+    for each in summary["contrasts"]:
+        tost = each["equivalence"]
+        low, high = figure(each["ci_low"]), figure(each["ci_high"])
+        rows.append(
+            [
+                f"`{each['condition']}` - `{each['against']}`"
+                + (f", TOST {tost['margin']:g}" if tost else ""),
+                count(each["n"]) if each["n"] is not None else "0",
+                figure(each["difference"]),
+                "undefined" if each["ci_low"] is None else f"{low} to {high}",
+                _bare(tost["p"] if tost else each["p"]),
+                _bare(each["p_holm"]),
+                figure(each["d_z_ddof1"]),
+                "undefined" if each["effective_n"] is None else count(each["effective_n"]),
+                "undefined" if each["df"] is None else str(each["df"]),
+            ]
+        )
+    family = summary["contrasts"][0]["family"]
+    about = (
+        f"Paired differences in {summary['primary']}, two-way clustered by donor and target, df = fewest "
+        f"clusters - 1. p is corrected by Holm over a family of {count(family)}; for TOST rows it is that of "
+        "the equivalence test. Cohen's d is d_z, mean / sd of the paired differences with ddof 1."
+    )
+    sentences = [f"- {with_note(each)}" for each in summary["contrasts"]]
+    return [*sentences, "", *_table(head, rows), "", about]
+
+
+def _receipts(summary: Mapping[str, Any]) -> list[str]:
+    if not summary["receipts"]:
+        return ["No condition writes into the model."]
+    head = [
+        "condition",
+        "write",
+        "prefill written / asked",
+        "decode written / asked",
+        "shadowed",
+        "relative change",
+    ]
+    rows = []
+    for each in summary["receipts"]:
+        change = each["relative_change"]
+        if change is None and each["logit_change"] is not None:
+            measured = f"{small(each['logit_change'])} (logits)"
+        else:
+            measured = small(change)
+        rows.append(
+            [
+                f"`{each['condition']}`",
+                f"`{each['write']}`",
+                *(f"{count(each['written'][k])} / {count(each['asked'][k])}" for k in ("prefill", "decode")),
+                count(each["shadowed"]),
+                measured,
+            ]
+        )
+    return _table(head, rows)
+
+
+def _published(published: Mapping[str, Any]) -> list[str]:
+    lines = []
+    runs = published["this_run"]
+    if runs:
+        lines += [
+            "Computed the published way, pairs taken as independent: for comparison, not for conclusions.",
+            "",
+        ]
+    if published["rows"]:
+        own = ["this run, their way"] if runs else []
+        head = ["condition", "figure", "published", "recomputed from its sums", "agrees", *own]
+        rows = [
+            [
+                f"`{row['condition']}`",
+                row["figure"],
+                row["published"],
+                f"{row['recomputed']:.4g}",
+                "yes" if row["agrees"] else "NO",
+                *([this_way(row["condition"], row["figure"], published)] if runs else []),
+            ]
+            for row in published["rows"]
+        ]
+        lines += [*_table(head, rows), ""]
+    for name, test in runs.items():
+        if test["t"] is None:
+            lines.append(f"- `{name}`: {test['note']}.")
+            continue
+        lines.append(
+            f"- `{name}` - baseline, one-sample t: {figure(test['difference'])}, t({test['df']:g}) = "
+            f"{figure(test['t'])}, {p_value(test['p'])}, d = {figure(test['d_ddof0'])} with ddof 0, "
+            f"{figure(test['d_ddof1'])} with ddof 1."
+        )
+    for each in published["between_arms"]:
+        if each["t"] is not None:
+            lines.append(
+                f"- `{each['condition']}` - `{each['against']}`, unpaired t on differences "
+                f"from the baseline: t({each['df']:g}) = {figure(each['t'])}, {p_value(each['p'])}."
+            )
+    return lines
+
+
+def this_way(condition: str, name: str, published: Mapping[str, Any]) -> str:
+    """The figure of this run that corresponds to a published one; a dash where it has none."""
+    field = {"mean": "difference", "ci95 low": "ci_low", "ci95 high": "ci_high"}.get(name, name)
+    found: Mapping[str, Any] | None = published["this_run"].get(condition)
+    if " vs " in condition:
+        first, second = condition.split(" vs ")
+        matches = [
+            (1 if each["condition"] == first else -1, each)
+            for each in published["between_arms"]
+            if {each["condition"], each["against"]} == {first, second}
+        ]
+        sign, found = matches[0] if matches else (1, None)
+        field = name.split(",")[0]
+        if found is not None and field == "t" and found["t"] is not None:
+            return f"{sign * found['t']:.4g}"
+    if found is None:
+        return "-"
+    value = found.get(field)
+    return "-" if value is None else f"{value:.4g}"
+
+
+def with_note(contrast: Mapping[str, Any]) -> str:
+    """A contrast's sentence with the note on its figures; an untested one has its reason in the sentence."""
+    if not contrast["note"] or contrast["p"] is None:
+        return str(contrast["sentence"])
+    return f"{contrast['sentence']} (Note: {contrast['note']}.)"
+
+
+def percent(value: float | None) -> str:
+    """A share as a whole percentage; a dash where it does not apply."""
+    return "-" if value is None else f"{100 * value:.0f}%"
+
+
+def _bare(p: float | None) -> str:
+    return p_value(p).removeprefix("p ").removeprefix("= ")
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    return lines + ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]

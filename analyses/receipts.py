@@ -1,0 +1,112 @@
+"""What each write did over a condition's valid trials: asked, written, shadowed, changed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from analyses.tables import conditions_of, ok_rows
+
+PHASES = ("prefill", "decode")
+_FULL = ("float32", "float64")
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """One write of one condition over its `trials` valid trials. `asked` and `written` are positions by
+    phase, summed; `relative_change` is the mean over trials of |new - old| / |old| at the written positions
+    (None: nothing written, or no old tensor); `logit_change` stands in for it where there is no old tensor.
+    `phases` are those in which the write was asked to act."""
+
+    condition: str
+    write: str
+    spec: Mapping[str, Any]
+    trials: int
+    phases: tuple[str, ...]
+    asked: Mapping[str, int]
+    written: Mapping[str, int]
+    shadowed: int
+    keys_ahead: int
+    trials_ahead: int
+    relative_change: float | None
+    logit_change: float | None
+
+    @property
+    def name(self) -> str:
+        """ "v_proj in transfer_l27", as sentences call it."""
+        return f"{self.write} in {self.condition}"
+
+    @property
+    def total(self) -> int:
+        """Positions written in all phases."""
+        return sum(self.written.values())
+
+    @property
+    def change(self) -> float | None:
+        """The change that this write is judged by."""
+        return self.relative_change if self.spec.get("has_old", True) else self.logit_change
+
+
+def receipts(trials: pd.DataFrame, manifest: Mapping[str, Any]) -> list[Receipt]:
+    """The receipts of every write of every condition, in the manifest's order. Columns that are missing or
+    null count as 0 positions; an infinite change stays infinite."""
+    found = []
+    for condition in conditions_of(trials, manifest):
+        declared = manifest.get("conditions", {}).get(condition, {})
+        rows = ok_rows(trials, condition)
+        for write, spec in (declared.get("writes") or {}).items():
+            tokens = declared.get("sampling", {}).get("max_new_tokens")
+            found.append(_receipt(condition, write, spec, rows, 1 if tokens is None else int(tokens)))
+    return found
+
+
+def full_precision(manifest: Mapping[str, Any]) -> bool:
+    """Whether the run computed in float32 or better."""
+    return manifest.get("dtype") in _FULL
+
+
+def _receipt(condition: str, write: str, spec: Mapping[str, Any], rows: pd.DataFrame, tokens: int) -> Receipt:
+    def total(field: str) -> int:
+        column = _numbers(rows, f"{write}.{field}")
+        return int(np.nansum(column)) if len(column) else 0
+
+    asked = {phase: total(f"asked_{phase}") for phase in PHASES}
+    during = spec.get("during", "prefill")
+    phases = []
+    if during in ("prefill", "both"):
+        phases.append("prefill")
+    # A write for both phases whose rows never took a decode step was not asked there; one for decode alone
+    # that never found a step to act on has still done nothing.
+    if (during == "both" and asked["decode"] > 0) or (during == "decode" and tokens > 0):
+        phases.append("decode")
+    ahead = _numbers(rows, f"{write}.keys_ahead")
+    return Receipt(
+        condition=condition,
+        write=write,
+        spec=spec,
+        trials=len(rows),
+        phases=tuple(phases),
+        asked=asked,
+        written={phase: total(f"positions_{phase}") for phase in PHASES},
+        shadowed=total("positions_shadowed"),
+        keys_ahead=total("keys_ahead"),
+        trials_ahead=int((ahead > 0).sum()),
+        relative_change=_mean(_numbers(rows, f"{write}.relative_change")),
+        logit_change=_mean(_numbers(rows, f"{write}.logit_change")),
+    )
+
+
+def _numbers(rows: pd.DataFrame, column: str) -> np.ndarray[Any, np.dtype[np.float64]]:
+    if column not in rows.columns:
+        return np.empty(0, dtype=np.float64)
+    return pd.to_numeric(rows[column], errors="coerce").to_numpy(dtype=np.float64, na_value=math.nan)
+
+
+def _mean(values: np.ndarray[Any, np.dtype[np.float64]]) -> float | None:
+    defined = values[~np.isnan(values)]
+    return float(defined.mean()) if len(defined) else None

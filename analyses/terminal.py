@@ -1,0 +1,102 @@
+"""How a summary looks in a terminal: two tables, then one sentence per contrast and per gate."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from analyses.markdown import percent, with_note
+from analyses.wording import count, figure, p_value
+
+WIDTH = 110
+_WIDE = 100
+_MAIN = ("mean", "sd", "med", "range", ">=8", ">=5", "0")
+_APART = {"mark": "markers", "bonus": "bonus", "strict": "strict", "ppl": "perplexity"}
+_STYLES = {"fail": "bold red", "warn": "yellow", "expected": "dim", "pass": "green"}
+
+
+def print_summary(console: Console, summary: Mapping[str, Any]) -> None:
+    """Print conditions, contrasts and gates of a summary; no line is wider than 110 columns or the
+    terminal."""
+    width = min(WIDTH, console.width)
+    if width >= _WIDE:
+        console.print(_conditions(summary, main=True, apart=True), width=width)
+    else:
+        # A table that does not fit loses its last columns without a word.
+        console.print(_conditions(summary, main=True, apart=False), width=width)
+        console.print(_conditions(summary, main=False, apart=True), width=width)
+    if summary["contrasts"]:
+        console.print(_contrasts(summary), width=width)
+    for each in summary["contrasts"]:
+        console.print(Text(with_note(each)), width=width)
+    for gate in summary["gates"]:
+        line = Text(f"{gate['verdict']}: ", style=_STYLES[gate["verdict"]])
+        line.append(gate["sentence"], style="")
+        console.print(line, width=width)
+
+
+def _conditions(summary: Mapping[str, Any], *, main: bool, apart: bool) -> Table:
+    """One row per condition: the primary readout (`main`), the means of the other scores (`apart`), or
+    both."""
+    primary = summary["primary"]
+    title = f"{primary} by condition" if main else "other readouts, means"
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), title=title, title_justify="left")
+    table.add_column("condition", overflow="fold", min_width=14, max_width=34)
+    heads = ["n", *(_MAIN if main else ()), *(_APART if apart else ())]
+    for head in heads:
+        table.add_column(head, justify="right", no_wrap=True)
+    for name, condition in summary["conditions"].items():
+        readouts = condition["readouts"]
+        found = readouts.get(primary, {})
+        cells = [count(condition["n"])]
+        if main:
+            cells += [_short(found.get(key)) for key in ("mean", "sd", "median")]
+            cells.append(_range(found.get("minimum"), found.get("maximum")))
+            cells += [percent(found.get(key)) for key in ("strong", "moderate", "none")]
+        if apart:
+            cells += [_short(readouts.get(column, {}).get("mean")) for column in _APART.values()]
+        same = condition["label"] == name
+        table.add_row(Text(name if same else f"{name}: {condition['label']}"), *cells)
+    return table
+
+
+def _contrasts(summary: Mapping[str, Any]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), title="contrasts", title_justify="left")
+    table.add_column("contrast", overflow="fold", min_width=14, max_width=46)
+    for head in ("n", "diff", "95% CI", "p (Holm)", "d_z ddof 1", "eff. n", "df"):
+        table.add_column(head, justify="right", no_wrap=True)
+    for each in summary["contrasts"]:
+        tost = each["equivalence"]
+        interval = "-" if each["ci_low"] is None else f"{figure(each['ci_low'])} to {figure(each['ci_high'])}"
+        table.add_row(
+            Text(
+                f"{each['condition']} - {each['against']}"
+                + (f", same within {tost['margin']:g}" if tost else "")
+            ),
+            "0" if each["n"] is None else count(each["n"]),
+            _short(each["difference"]),
+            interval,
+            "-" if each["p_holm"] is None else p_value(each["p_holm"]).removeprefix("p ").removeprefix("= "),
+            _short(each["d_z_ddof1"]),
+            "-" if each["effective_n"] is None else count(each["effective_n"]),
+            "-" if each["df"] is None else str(each["df"]),
+        )
+    return table
+
+
+def _short(value: float | None) -> str:
+    """Two decimals, fewer for large numbers, so that a perplexity of 12345.67 does not break the table."""
+    if value is None:
+        return "-"
+    return figure(value, 2 if abs(value) < 100 else 0 if abs(value) >= 1000 else 1)
+
+
+def _range(low: float | None, high: float | None) -> str:
+    if low is None or high is None:
+        return "-"
+    return "-".join(f"{value:g}" if value == round(value) else f"{value:.1f}" for value in (low, high))

@@ -1,0 +1,192 @@
+"""Whether a write did what it was asked to do: inert, shadowed, partial, expectation, keys ahead of the
+query."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+
+from analyses.gate import Gate
+from analyses.identical import output_of
+from analyses.receipts import Receipt, full_precision
+from analyses.tables import ok_rows
+from analyses.wording import count, listed, plural, small
+
+INERT_FULL, INERT_LOW = 1e-6, 1e-3
+NOOP_FULL, NOOP_LOW = 1e-4, 1e-2
+
+
+def write_gates(found: Sequence[Receipt], trials: pd.DataFrame, manifest: Mapping[str, Any]) -> list[Gate]:
+    """The gates of every write. A condition without a valid trial is left to the gates of the design."""
+    full = full_precision(manifest)
+    gates: list[Gate] = []
+    for receipt in found:
+        if receipt.trials == 0:
+            continue
+        expected = receipt.spec.get("expect")
+        if expected == "noop":
+            gates += _noop(receipt, full, trials, manifest)
+        else:
+            gates += _inert(receipt, full, expected == "inert")
+        gates += _keys_ahead(receipt)
+    return gates
+
+
+def _inert(receipt: Receipt, full: bool, expected: bool) -> list[Gate]:
+    dead = [sentence for phase in receipt.phases if (sentence := _never_fired(receipt, phase))]
+    hidden = _shadowed(receipt)
+    unchanged = _unchanged(receipt, INERT_FULL if full else INERT_LOW)
+    wholly = (
+        not receipt.phases or len(dead) == len(receipt.phases) or bool(unchanged) or _wholly_shadowed(receipt)
+    )
+    if expected:
+        if not wholly:
+            fired = f"{_written(receipt)}, relative change {small(receipt.change)}"
+            sentence = f"{receipt.name} was expected to be inert and is not: {fired}."
+            return [Gate(receipt.condition, "expect", "fail", sentence)]
+        sentences = [*dead, *hidden, *unchanged] or [f"{receipt.name} was asked nothing."]
+        # Which phase fired does not matter to a write that is inert as a whole.
+        name = "shadowed" if hidden and not dead else "inert"
+        return [Gate(receipt.condition, name, "expected", _as_expected(sentences[0]))]
+    gates = [Gate(receipt.condition, "inert", "fail", sentence) for sentence in dead]
+    verdict = "fail" if _prefill_shadowed(receipt) else "warn"
+    gates += [Gate(receipt.condition, "shadowed", verdict, sentence) for sentence in hidden]
+    if receipt.total > 0 and not _wholly_shadowed(receipt):
+        gates += [Gate(receipt.condition, "inert", "fail", sentence) for sentence in unchanged]
+        if receipt.change is None:
+            why = "its relative change" if receipt.spec.get("has_old", True) else "the logits beside it"
+            sentence = f"{receipt.name} wrote {_written(receipt)}, but {why} was not measured: not judged."
+            gates.append(Gate(receipt.condition, "inert", "warn", sentence))
+    return gates + _partial(receipt)
+
+
+def _noop(receipt: Receipt, full: bool, trials: pd.DataFrame, manifest: Mapping[str, Any]) -> list[Gate]:
+    dead = [sentence for phase in receipt.phases if (sentence := _never_fired(receipt, phase))]
+    if dead:
+        more = " It was expected to fire and to change nothing."
+        return [Gate(receipt.condition, "inert", "fail", sentence + more) for sentence in dead]
+    if receipt.change is None:
+        sentence = f"{receipt.name} was expected to change nothing, but its change was not measured."
+        return [Gate(receipt.condition, "expect", "warn", sentence)]
+    limit = NOOP_FULL if full else NOOP_LOW
+    what = "relative change" if receipt.spec.get("has_old", True) else "relative change of the logits"
+    measured = f"{_written(receipt)}, {what} {small(receipt.change)}"
+    if receipt.change > limit:
+        sentence = (
+            f"{receipt.name} was expected to change nothing and does: {measured} (at most {limit:g} allowed)."
+        )
+        return [Gate(receipt.condition, "expect", "fail", sentence)]
+    same = _same_outputs(receipt.condition, trials, manifest)
+    sentence = f"{receipt.name} fired and changed nothing, as expected: {measured}{same}."
+    return [Gate(receipt.condition, "expect", "expected", sentence), *_partial(receipt)]
+
+
+def _never_fired(receipt: Receipt, phase: str) -> str:
+    if receipt.written[phase] > 0:
+        return ""
+    asked = receipt.asked[phase]
+    if asked == 0:
+        what = f"no position was asked of it in {plural(receipt.trials, 'trial')}"
+    else:
+        what = f"0 of {plural(asked, 'position')} asked were written"
+    return f"{receipt.name} never fired in {phase}: {what}.{_guard(receipt, phase)}"
+
+
+def _guard(receipt: Receipt, phase: str) -> str:
+    minimum = receipt.spec.get("min_positions")
+    if minimum is None:
+        return ""
+    has = "decode has 1" if phase == "decode" else "prefill has as many as the prompt"
+    return f" It fires only on outputs of >= {minimum} positions; {has}."
+
+
+def _unchanged(receipt: Receipt, limit: float) -> list[str]:
+    if receipt.total == 0 or receipt.change is None or receipt.change > limit:
+        return []
+    what = "values" if receipt.spec.get("has_old", True) else "logits of the first new token"
+    return [
+        f"{receipt.name} wrote {_written(receipt)} and changed nothing: relative change of the {what} "
+        f"{small(receipt.change)}, where more than {limit:g} counts as a change."
+    ]
+
+
+def _prefill_shadowed(receipt: Receipt) -> bool:
+    return receipt.shadowed > 0 and receipt.shadowed >= receipt.written["prefill"]
+
+
+def _wholly_shadowed(receipt: Receipt) -> bool:
+    return receipt.shadowed > 0 and receipt.shadowed >= receipt.total
+
+
+def _shadowed(receipt: Receipt) -> list[str]:
+    if receipt.shadowed == 0:
+        return []
+    whole = count(receipt.written["prefill"])
+    which = f"all {whole}" if _prefill_shadowed(receipt) else f"{count(receipt.shadowed)} of {whole}"
+    rest = ""
+    if _wholly_shadowed(receipt):
+        rest = " Nothing that it wrote remained, so it counts as inert."
+    elif _prefill_shadowed(receipt):
+        rest = " It counts as inert in prefill."
+    return [f"{receipt.name} is shadowed: {which} positions written in prefill were overwritten later.{rest}"]
+
+
+def _partial(receipt: Receipt) -> list[Gate]:
+    gates = []
+    for phase in receipt.phases:
+        asked, written = receipt.asked[phase], receipt.written[phase]
+        if 0 < written < asked:
+            part = f"{count(written)} of {plural(asked, 'position')} asked were written"
+            sentence = f"{receipt.name} fired in part in {phase}: {part}; {_reason(receipt)}."
+            gates.append(Gate(receipt.condition, "partial", "warn", sentence))
+    return gates
+
+
+def _reason(receipt: Receipt) -> str:
+    minimum, window = receipt.spec.get("min_positions"), str(receipt.spec.get("positions", "all"))
+    if minimum is not None:
+        return f"it acts only on outputs of at least {minimum} positions"
+    if receipt.spec.get("site") == "kv_cache":
+        return "the shorter of donor and target decides how many slots are replaced"
+    if window != "all":
+        return f"some prompts are shorter than the window {window}"
+    return "the source has fewer positions than the target in some items"
+
+
+def _keys_ahead(receipt: Receipt) -> list[Gate]:
+    if receipt.keys_ahead == 0:
+        return []
+    sentence = (
+        f"{receipt.name} leaves {plural(receipt.keys_ahead, 'key')} whose rotary position is ahead of the "
+        f"query, in {count(receipt.trials_ahead)} of {plural(receipt.trials, 'trial')} "
+        f"(rope: {receipt.spec.get('rope', 'keep')})."
+    )
+    return [Gate(receipt.condition, "keys_ahead", "warn", sentence)]
+
+
+def _written(receipt: Receipt) -> str:
+    parts = [f"{plural(receipt.written[phase], 'position')} in {phase}" for phase in receipt.phases]
+    return listed(parts) if parts else plural(receipt.total, "position")
+
+
+def _as_expected(sentence: str) -> str:
+    return f"{sentence} This was expected."
+
+
+def _same_outputs(condition: str, trials: pd.DataFrame, manifest: Mapping[str, Any]) -> str:
+    """How often the outputs equal the baseline's, where nothing but no-ops tells the two apart."""
+    declared = manifest.get("conditions", {})
+    baseline = manifest.get("contrasts", {}).get("baseline", "baseline")
+    if condition == baseline or baseline not in declared or "output_ids" not in trials.columns:
+        return ""
+    here, there = declared[condition], declared[baseline]
+    idle = all(write.get("expect") in ("noop", "inert") for write in here.get("writes", {}).values())
+    if not idle or there.get("writes") or any(here.get(k) != there.get(k) for k in ("sampling", "prompt")):
+        return ""
+    key = ["stage", "item", "repeat"]
+    mine, theirs = (ok_rows(trials, name).set_index(key)["output_ids"] for name in (condition, baseline))
+    both = pd.concat([mine, theirs], axis=1, join="inner", keys=["a", "b"])
+    equal = sum(output_of(a) == output_of(b) for a, b in zip(both["a"], both["b"], strict=True))
+    return f"; its outputs equal those of {baseline} in {count(equal)} of {plural(len(both), 'trial')}"

@@ -1,0 +1,1 @@
+"""Backends run rows of tokens through a language model, with writes into it; they know no experiments."""

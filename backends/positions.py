@@ -1,0 +1,82 @@
+"""Which token positions of a prompt a write touches: the `positions` words of the vocabulary."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+PositionKind = Literal["all", "first", "last", "index", "role"]
+FORMS = ("all", "first:16", "last:16", "first:25%", "last:25%", "index:-1", "role:NAME")
+
+
+class PositionError(ValueError):
+    """A `positions` word that is not one of the vocabulary, or that a given prompt cannot satisfy."""
+
+
+@dataclass(frozen=True)
+class Positions:
+    """A set of token positions, counted from the first real token (BOS is position 0; padding never counts)."""
+
+    kind: PositionKind
+    count: int = 0
+    percent: float | None = None
+    name: str = ""
+
+    @staticmethod
+    def parse(word: str) -> Positions:
+        """Read `all`, `first:N`, `last:N`, `first:P%`, `last:P%`, `index:I` or `role:NAME`.
+
+        Raises PositionError for anything else, naming the forms that exist.
+        """
+        if word == "all":
+            return Positions("all")
+        head, _, tail = word.partition(":")
+        if head in ("first", "last"):
+            kind: PositionKind = "first" if head == "first" else "last"
+            if re.fullmatch(r"\d+(\.\d+)?%", tail) and 0 < float(tail[:-1]) <= 100:
+                return Positions(kind, percent=float(tail[:-1]))
+            if re.fullmatch(r"\d+", tail) and int(tail) > 0:
+                return Positions(kind, count=int(tail))
+        if head == "index" and re.fullmatch(r"-?\d+", tail):
+            return Positions("index", count=int(tail))
+        if head == "role" and tail:
+            return Positions("role", name=tail)
+        raise PositionError(f"'{word}' is not a set of positions; expected one of {', '.join(FORMS)}")
+
+    @property
+    def word(self) -> str:
+        """The YAML word that `parse` reads back."""
+        if self.kind == "all":
+            return "all"
+        if self.kind == "role":
+            return f"role:{self.name}"
+        if self.percent is not None:
+            return f"{self.kind}:{self.percent:g}%"
+        return f"{self.kind}:{self.count}"
+
+    def resolve(self, length: int, spans: Mapping[str, tuple[int, int]]) -> range:
+        """Positions as a range within a prompt of `length` tokens.
+
+        `spans` maps role names to (start, end) token spans. Raises PositionError when the prompt is shorter than
+        the window (a window never shrinks silently), the index is outside it, or it has no such role.
+        """
+        if self.kind == "all":
+            return range(length)
+        if self.kind == "index":
+            index = self.count if self.count >= 0 else length + self.count
+            if not 0 <= index < length:
+                raise PositionError(f"index {self.count} is outside a prompt of {length} tokens")
+            return range(index, index + 1)
+        if self.kind == "role":
+            if self.name not in spans:
+                known = ", ".join(sorted(spans)) if spans else "none"
+                raise PositionError(f"the prompt has no role '{self.name}' (its roles: {known})")
+            return range(*spans[self.name])
+        count = self.count
+        if self.percent is not None:
+            count = max(1, round(length * self.percent / 100))
+        if count > length:
+            raise PositionError(f"a window of {count} is longer than a prompt of {length} tokens")
+        return range(count) if self.kind == "first" else range(length - count, length)

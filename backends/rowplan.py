@@ -1,0 +1,239 @@
+"""What each write of a row will do, as positions: free of tensors, shared by all backends.
+
+Prompts are counted from their first real token. Prefill holds tokens 0..T-2 (all T where the last token is replayed);
+the last prompt token is fed on its own afterwards.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from backends.contract import SELF, Row, Write
+from backends.noise import permutation, stream_of
+from backends.positions import PositionError
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Target positions and the source positions written there (None for values that have no source)."""
+
+    target: np.ndarray
+    source: np.ndarray | None
+
+    def where(self, chosen: np.ndarray) -> Pairs:
+        """The pairs whose entry of the boolean mask is set."""
+        return Pairs(self.target[chosen], None if self.source is None else self.source[chosen])
+
+
+@dataclass(frozen=True)
+class WritePlan:
+    """One write of one row. prefill: pairs asked of the prompt (not kv_cache); window: source positions that decode
+    draws from; slots: pairs of cache slots (kv_cache)."""
+
+    write: Write
+    source: tuple[int, ...] | None
+    asked: int = 0
+    prefill: Pairs | None = None
+    window: np.ndarray | None = None
+    slots: Pairs | None = None
+
+
+@dataclass(frozen=True)
+class RowPlan:
+    """A row with its writes resolved. slots: cached slots when the last prompt token is fed (its position)."""
+
+    row: Row
+    prefill_ids: tuple[int, ...]
+    slots: int
+    structural: WritePlan | None
+    writes: tuple[WritePlan, ...]
+
+    @property
+    def kv(self) -> tuple[WritePlan, ...]:
+        return tuple(w for w in self.writes if w.slots is not None)
+
+    def plan_of(self, write: Write) -> WritePlan:
+        return next(w for w in self.writes if w.write == write)
+
+
+def plan_row(row: Row) -> RowPlan:
+    """Resolve every write of a row. Raises PositionError when a prompt is shorter than a window, a source is
+    missing, or the row asks for what cannot be (no tokens, kv_cache writes without a cache)."""
+    if not row.ids:
+        raise PositionError("the prompt has no tokens")
+    prefill_ids = row.ids if row.replay_last_token else row.ids[:-1]
+    plans = tuple(_plan_write(row, write, len(prefill_ids)) for write in row.writes)
+    if row.recompute and any(p.slots is not None for p in plans):
+        raise PositionError("kv_cache writes need a cache; recompute has none")
+    structural = next((p for p in plans if not p.write.has_old), None)
+    slots = len(prefill_ids)
+    if structural is not None:
+        assert structural.slots is not None
+        taken = len(structural.slots.target)
+        slots = taken if structural.write.align == "whole" else taken + len(prefill_ids)
+    return RowPlan(row, prefill_ids, slots, structural, plans)
+
+
+def source_ids(row: Row, write: Write) -> tuple[int, ...] | None:
+    """Token ids of the prompt that a write draws from; None for values without a source."""
+    if write.value.kind in ("random", "none"):
+        return None
+    if write.value.role == SELF:
+        return row.ids
+    if write.value.role not in row.sources:
+        raise PositionError(f"the item has no donor in the role '{write.value.role}'")
+    return row.sources[write.value.role]
+
+
+def _plan_write(row: Row, write: Write, slots: int) -> WritePlan:
+    source = source_ids(row, write)
+    length = len(row.ids)
+    if write.site == "kv_cache":
+        return _plan_kv(row, write, source, slots)
+    if source is None:
+        order = None
+    else:
+        order = np.arange(len(source))
+        if write.value.kind == "shuffled_sequence":
+            order = permutation(shuffle_stream(row, write), len(source))
+    prefill, window, asked = None, None, 0
+    if write.during in ("prefill", "both"):
+        target = np.array(write.positions.resolve(length, row.spans), dtype=np.int64)
+        asked = len(target)
+        drawn = None if order is None else _window(row, write, order)
+        if drawn is not None:
+            count = min(len(target), len(drawn))
+            first = write.positions.kind == "first"
+            target = target[:count] if first else target[len(target) - count :]
+            drawn = drawn[:count] if first else drawn[len(drawn) - count :]
+        if length >= write.min_positions:
+            prefill = Pairs(target, drawn)
+    if write.during in ("decode", "both") and order is not None:
+        window = _window(row, write, order)
+    return WritePlan(write, source, asked, prefill, window)
+
+
+def _window(row: Row, write: Write, order: np.ndarray) -> np.ndarray:
+    spans = row.spans if write.value.role == SELF else {}
+    chosen = order[np.array(write.positions.resolve(len(order), spans), dtype=np.int64)]
+    if write.value.kind == "shuffled_window":
+        chosen = chosen[permutation(shuffle_stream(row, write), len(chosen))]
+    return chosen
+
+
+def shuffle_stream(row: Row, write: Write) -> int:
+    """The stream of a shuffle: the same at every layer, another for each draw."""
+    return stream_of(row.value_stream, row.draw % write.value.draws, "shuffle", write.site)
+
+
+def noise_stream(row: Row, write: Write, layer: int, part: str = "") -> int:
+    """The stream of a random value at one layer."""
+    return stream_of(row.value_stream, row.draw % write.value.draws, write.site, layer, part)
+
+
+def _plan_kv(row: Row, write: Write, source: tuple[int, ...] | None, slots: int) -> WritePlan:
+    if write.during != "prefill":
+        raise PositionError("kv_cache is written between prefill and decode; `during` must be prefill")
+    if source is None:
+        target = np.array(write.positions.resolve(slots, row.spans), dtype=np.int64)
+        if write.keep_sink:
+            target = target[target > 0]
+        return WritePlan(write, None, len(target), slots=Pairs(target, None))
+    available = len(source) if row.replay_last_token else len(source) - 1
+    if write.align in ("whole", "concat"):
+        every = np.arange(available)
+        return WritePlan(write, source, available, slots=Pairs(every, every))
+    wanted = np.zeros(slots, dtype=bool)
+    wanted[list(write.positions.resolve(slots, row.spans))] = True
+    if write.keep_sink and slots:
+        wanted[0] = False
+    count = min(slots, available)
+    target = np.arange(count) + (slots - count if write.align == "right" else 0)
+    drawn = np.arange(count) + (available - count if write.align == "right" else 0)
+    chosen = wanted[target]
+    if write.keep_sink:
+        chosen &= drawn > 0
+    target, drawn = target[chosen], drawn[chosen]
+    if write.value.kind == "shuffled_window":
+        drawn = drawn[permutation(shuffle_stream(row, write), len(drawn))]
+    elif write.value.kind == "shuffled_sequence":
+        drawn = permutation(shuffle_stream(row, write), available)[drawn]
+    return WritePlan(write, source, int(wanted.sum()), slots=Pairs(target, drawn))
+
+
+def keys_ahead(plan: RowPlan, item: WritePlan) -> int:
+    """Copied keys whose rotary position lies after that of the first query (only with `rope: keep`)."""
+    if item.slots is None or item.slots.source is None or item.write.rope != "keep" or item.write.part == "values":
+        return 0
+    return int((item.slots.source > plan.slots).sum())
+
+
+def shadowed(plan: RowPlan, layers: int) -> dict[str, int]:
+    """Per write, the prefill positions whose every trace in the cache a later write overwrites.
+
+    A write at layer l and position p < slots is read later only through keys and values at positions >= p: at layer l
+    itself (k_proj, v_proj, resid_pre) and at all layers above. kv_cache writes shadow earlier kv_cache writes slot by slot.
+    """
+    kv = [w for w in sorted(plan.kv, key=lambda w: w.write.order) if w.write.op != "add" and w.write.heads is None]
+    out: dict[str, int] = {}
+    if not kv or plan.structural is not None:
+        if plan.structural is not None and plan.structural.write.align == "whole":
+            for item in plan.writes:
+                if item.prefill is not None:
+                    out[item.write.name] = int((item.prefill.target < len(plan.prefill_ids)).sum())
+        return out
+    slots = plan.slots
+    covered = {part: np.zeros((layers, slots), dtype=bool) for part in ("keys", "values")}
+    for item in reversed(kv):
+        assert item.slots is not None
+        parts = ("keys", "values") if item.write.part == "both" else (item.write.part,)
+        mine = np.ix_(item.write.layers, item.slots.target)
+        hidden = np.all([covered[part][mine].all(axis=0) for part in parts], axis=0)
+        if hidden.any():
+            out[item.write.name] = int(hidden.sum())
+        for part in parts:
+            covered[part][mine] = True
+    both = covered["keys"] & covered["values"]
+    onward = np.logical_and.accumulate(both[:, ::-1], axis=1)[:, ::-1]  # every slot from p on
+    above = np.ones((layers + 1, slots), dtype=bool)  # ... in every layer from l on
+    above[:layers] = np.logical_and.accumulate(onward[::-1], axis=0)[::-1]
+    for item in plan.writes:
+        if item.prefill is None:
+            continue
+        target = item.prefill.target[item.prefill.target < slots]
+        gone = np.ones(len(target), dtype=bool)
+        for layer in item.write.layers:
+            gone &= above[layer + 1][target]
+            if item.write.site in ("k_proj", "v_proj"):
+                gone &= covered["keys" if item.write.site == "k_proj" else "values"][layer][target]
+            elif item.write.site == "resid_pre":
+                gone &= both[layer][target]
+        out[item.write.name] = int(gone.sum())
+    return out
+
+
+def decode_asked(write: Write, forwards: int) -> int:
+    """Positions that a write was asked to act on over a row's decode forwards."""
+    if write.during == "prefill":
+        return 0
+    if write.hold == "sliding":
+        return forwards * max(1, write.positions.count)
+    return forwards
+
+
+def needs(rows: Sequence[RowPlan]) -> dict[tuple[int, ...], set[tuple[str, int]]]:
+    """Sources of a batch: token ids -> (site, layer) pairs to capture; ('kv_cache', 0) stands for the whole cache."""
+    wanted: dict[tuple[int, ...], set[tuple[str, int]]] = {}
+    for plan in rows:
+        for item in plan.writes:
+            if item.source is None:
+                continue
+            spots = wanted.setdefault(item.source, set())
+            if item.slots is not None:
+                spots.add(("kv_cache", 0))
+            elif item.prefill is not None or (item.window is not None and item.write.hold != "lockstep"):
+                spots.update((item.write.site, layer) for layer in item.write.layers)
+    return wanted

@@ -1,0 +1,1 @@
+"""The PyTorch backend: transformers' own models, hooked; CPU and CUDA."""

@@ -1,0 +1,138 @@
+"""Loading a model: from a local folder or a hub id with a pinned revision, checked against what its YAML declares."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+
+from backends.contract import BackendError, Device, ModelInfo, ModelSource
+from backends.fingerprint import of_weights
+from backends.offline import explain_missing
+from backends.torch.sites import Layout, check_layout, find, layout_of
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model ready to run. window: sliding attention window in tokens, or None. rotary: inverse frequencies."""
+
+    model: PreTrainedModel
+    blocks: list[nn.Module]
+    layout: Layout
+    info: ModelInfo
+    device: torch.device
+    layer_places: list[tuple[torch.device, torch.dtype]]
+    window: int | None
+    inverse_frequencies: torch.Tensor | None
+    rotary_kind: str
+
+
+# The loaded model is the one thing that outlives a run: a sweep's jobs share it.
+_loaded: dict[tuple[ModelSource, Device], Loaded] = {}
+
+
+def load(source: ModelSource, device: Device) -> Loaded:
+    """The model, from this process's cache of one, or loaded.
+
+    Raises BackendError in a sentence for: no such folder, no weights offline, no access, corrupt safetensors, unknown
+    architecture, a layout or size other than declared, no CUDA device.
+    """
+    key = (source, device)
+    if key not in _loaded:
+        _loaded.clear()
+        _loaded[key] = _load(source, device)
+    return _loaded[key]
+
+
+def pick_device(wanted: str) -> torch.device:
+    """`auto` is CUDA where there is one. Raises BackendError for a CUDA device that does not exist."""
+    if wanted == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = torch.device(wanted)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise BackendError(f"backend.device: '{wanted}' asked for, but torch {torch.__version__} sees no CUDA device")
+    return device
+
+
+def _load(source: ModelSource, device: Device) -> Loaded:
+    place = pick_device(device.device)
+    if device.threads is not None:
+        torch.set_num_threads(device.threads)
+    elif place.type == "cpu" and source.width <= 256:
+        torch.set_num_threads(1)  # the overhead of a second thread exceeds its gain on matrices this small
+    where = source.path if source.path is not None else source.hub_id
+    if where is None:
+        raise BackendError(f"model '{source.name}': neither a path nor a hub id is given")
+    if source.path is not None and not (Path(source.path) / "config.json").is_file():
+        raise BackendError(f"model '{source.name}': no config.json in {source.path}")
+    try:
+        config = AutoConfig.from_pretrained(where, revision=source.revision)
+        layout = layout_of(config.model_type, source.name)
+        model = AutoModelForCausalLM.from_pretrained(
+            where,
+            revision=source.revision,
+            dtype=DTYPES[device.dtype],
+            attn_implementation=device.attention,
+            device_map=device.device_map,
+            use_safetensors=True,
+        )
+    except (OSError, ValueError, RuntimeError, ImportError, SafetensorError) as error:
+        raise BackendError(explain_missing(source, "weights", error)) from error
+    if device.device_map is None:
+        model = model.to(place)
+    model = model.eval().requires_grad_(False)
+    blocks = check_layout(model, layout, source)
+    places = [(p.device, p.dtype) for p in (next(block.parameters()) for block in blocks)]
+    rotary = find(model, layout.rotary)
+    frequencies = getattr(rotary, "inv_freq", None)
+    window = getattr(config, "sliding_window", None)
+    if getattr(config, "use_sliding_window", True) is False:
+        window = None
+    return Loaded(
+        model=model,
+        blocks=blocks,
+        layout=layout,
+        info=_describe(source, device, model, config.model_type, str(model.device)),
+        device=model.device,
+        layer_places=places,
+        window=window,
+        inverse_frequencies=frequencies,
+        rotary_kind=str(getattr(rotary, "rope_type", "none")),
+    )
+
+
+def _describe(
+    source: ModelSource, device: Device, model: PreTrainedModel, architecture: str, place: str
+) -> ModelInfo:
+    eos = model.generation_config.eos_token_id if model.generation_config is not None else None
+    if eos is None:
+        eos = model.config.eos_token_id
+    ids = tuple(eos) if isinstance(eos, list) else (() if eos is None else (int(eos),))
+    fingerprint = (
+        of_weights(Path(source.path))
+        if source.path is not None
+        else hashlib.sha256(f"{source.hub_id}@{source.revision}".encode()).hexdigest()[:16]
+    )
+    return ModelInfo(
+        name=source.name,
+        architecture=architecture,
+        layers=source.layers,
+        heads=source.heads,
+        kv_heads=source.kv_heads,
+        head_width=source.head_width,
+        width=source.width,
+        vocabulary=int(model.config.vocab_size),
+        context=source.context,
+        dtype=device.dtype,
+        device=place,
+        attention=device.attention,
+        fingerprint=fingerprint,
+        eos_ids=ids,
+    )

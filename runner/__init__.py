@@ -1,0 +1,42 @@
+"""The runner: YAML in, trustworthy tables out. `run` and `load` are its Python interface."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from analyses.tables import Run
+    from runner.run import RunResult
+
+__all__ = ["load", "run"]
+
+
+def run(overrides: Sequence[str], config_dir: str | Path | None = None) -> RunResult:
+    """Run one experiment, as `python -m runner OVERRIDES...` does, and return how it ended.
+
+    overrides: for instance ["+experiment=n300_kv_only", "limit=5"]. Raises ConfigurationError and BackendError.
+    """
+    from pathlib import Path
+
+    from rich.console import Console
+
+    from runner.compose import compose
+    from runner.run import run_job
+
+    folder = None if config_dir is None else Path(config_dir)
+    command = ["python", "-m", "runner", *overrides]
+    return run_job(compose(list(overrides), folder), Console(), command, folder)
+
+
+def load(run: str | Path) -> Run:
+    """A finished or running run as data frames. run: a path, `name` (its newest version) or `name/v0003`.
+
+    Raises TableError in a sentence when there is no such run or it cannot be read.
+    """
+    from analyses.tables import load_run
+    from runner.find_run import find_run
+
+    return load_run(find_run(str(run)))

@@ -1,0 +1,199 @@
+"""What a command line asks for: an experiment, a sweep, or one of the sub-commands."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+
+from rich.console import Console
+
+from runner import status
+from runner.errors import ConfigurationError, Problem, suggestion
+
+HELP = """\
+patchbay: declarative interpretability experiments on language models
+
+  python -m runner +experiment=NAME [KEY=VALUE ...]      run an experiment
+  python -m runner -m +experiment=NAME KEY=A,B,C         one run per value
+  python -m runner list                                  experiments, models, interventions, prompts
+  python -m runner show NAME                             an experiment: its YAML, and its conditions in words
+  python -m runner try +experiment=NAME item=3           texts of one item in all conditions, at once
+  python -m runner train-organism                        train the embedded model anew
+
+Keys of every run:
+  limit=5            only the first 5 items          dry_run=true     say what would run, and run nothing
+  resume=true        go on with an unfinished run    allow_inert=true do not end with status 3 for inert writes
+  output_root=DIR    where results go (outputs)      quiet=true       plain lines instead of a progress bar
+  model=NAME         another model; any local folder: +model.path=DIR
+
+Options:
+  -m, --multirun     sweep over comma-separated values
+  --config-dir DIR   a folder with experiments, prompts and interventions of your own
+  -h, --help         this text                       --version        the version
+
+Exit status: 0 done, 1 crash, 2 configuration, 3 inert write, 4 failed trials, 130 interrupted.
+"""
+
+
+@dataclass(frozen=True)
+class Line:
+    """A command line, taken apart."""
+
+    words: tuple[str, ...]
+    config_dir: Path | None
+    multirun: bool
+
+
+def dispatch(argv: Sequence[str]) -> int:
+    """Carry out a command line. No traceback reaches the user but for a crash, which is ours."""
+    console = Console(highlight=False)
+    try:
+        if not argv or argv[0] in ("-h", "--help", "help"):
+            print(HELP, end="")
+            return status.DONE
+        if argv[0] == "--version":
+            print(f"patchbay {metadata.version('patchbay')}")
+            return status.DONE
+        if is_subcommand(argv[0]):
+            return subcommand(argv[0], argv[1:], console)
+        return experiment(take_apart(argv), console)
+    except ConfigurationError as error:
+        complain(error)
+        return status.CONFIGURATION
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return status.INTERRUPTED
+    except Exception as error:
+        return crash(error)
+
+
+def crash(error: Exception) -> int:
+    """Report what ended a command: a sentence for what a user can act on (status 2), a traceback for a fault of ours."""
+    from analyses.tables import TableError
+    from backends.contract import BackendError
+    from runner.store import StoreError
+
+    if isinstance(error, BackendError | StoreError | TableError):
+        print(f"patchbay: {error}", file=sys.stderr)
+        return status.CONFIGURATION
+    traceback.print_exception(error)
+    print("patchbay: this is a fault of patchbay's, not of your configuration", file=sys.stderr)
+    return status.CRASH
+
+
+def complain(error: ConfigurationError) -> None:
+    count = len(error.problems)
+    print(f"patchbay: {count} mistake{'s' if count != 1 else ''} in the configuration", file=sys.stderr)
+    for problem in error.problems:
+        print(f"  {problem}", file=sys.stderr)
+
+
+def is_subcommand(word: str) -> bool:
+    """A first word without `=`, `+`, `~` or a leading `-`."""
+    return "=" not in word and not word.startswith(("+", "~", "-"))
+
+
+def take_apart(argv: Sequence[str]) -> Line:
+    """Options and overrides of a command line. Raises ConfigurationError for an option that does not exist."""
+    words: list[str] = []
+    config_dir: Path | None = None
+    multirun = False
+    rest = list(argv)
+    while rest:
+        word = rest.pop(0)
+        if word in ("-m", "--multirun"):
+            multirun = True
+        elif word == "--config-dir" or word.startswith("--config-dir="):
+            value = word.partition("=")[2] if "=" in word else (rest.pop(0) if rest else "")
+            config_dir = Path(value).resolve()
+            if not value or not config_dir.is_dir():
+                raise ConfigurationError([Problem("command line", "--config-dir", f"'{value}' is not a folder")])
+        elif word.startswith("-"):
+            raise ConfigurationError([Problem("command line", word, unknown_option(word))])
+        else:
+            words.append(word)
+    return Line(tuple(words), config_dir, multirun)
+
+
+def unknown_option(word: str) -> str:
+    """What to write instead of an option that does not exist."""
+    name, _, value = word.lstrip("-").partition("=")
+    key = name.replace("-", "_")
+    if key in ("dry_run", "resume", "allow_inert", "limit", "profile", "quiet", "output_root"):
+        return f"no such option; keys are given as {key}={value or 'true'}"
+    known = ("--multirun", "--config-dir", "--help", "--version")
+    return f"no such option (options: {', '.join(known)}){suggestion(word, known)}"
+
+
+def experiment(line: Line, console: Console) -> int:
+    """Run an experiment or a sweep."""
+    from runner.compose import compose, expand_sweep
+
+    jobs = expand_sweep(list(line.words)) if line.multirun else [list(line.words)]
+    if line.multirun:
+        from runner.sweep import run_sweep
+
+        return run_sweep(jobs, console, line.config_dir)
+    composed = compose(jobs[0], line.config_dir)
+    from runner.run import run_job
+
+    return run_job(composed, console, spoken(line), line.config_dir).status
+
+
+def spoken(line: Line) -> list[str]:
+    """The command as one would type it again."""
+    config = [] if line.config_dir is None else ["--config-dir", str(line.config_dir)]
+    return ["python", "-m", "runner", *config, *line.words]
+
+
+def _list(words: Sequence[str], console: Console) -> int:
+    from runner.catalogue import catalogue
+
+    line = take_apart(words)
+    console.print(catalogue(line.config_dir), markup=False)
+    return status.DONE
+
+
+def _show(words: Sequence[str], console: Console) -> int:
+    from runner.catalogue import show
+
+    line = take_apart(words)
+    if not line.words:
+        raise ConfigurationError([Problem("command line", "show", "expected the name of an experiment")])
+    console.print(show(line.words[0], list(line.words[1:]), line.config_dir), markup=False)
+    return status.DONE
+
+
+def _try(words: Sequence[str], console: Console) -> int:
+    from runner.try_item import try_item
+
+    line = take_apart(words)
+    return try_item(list(line.words), line.config_dir, console)
+
+
+def _train(words: Sequence[str], console: Console) -> int:
+    from organisms.train import main as train
+
+    return train(list(words))
+
+
+SUBCOMMANDS: dict[str, Callable[[Sequence[str], Console], int]] = {
+    "list": _list,
+    "show": _show,
+    "try": _try,
+    "train-organism": _train,
+}
+
+
+def subcommand(name: str, words: Sequence[str], console: Console) -> int:
+    """Carry out a sub-command. Raises ConfigurationError for one that does not exist."""
+    if name not in SUBCOMMANDS:
+        known = ", ".join(SUBCOMMANDS)
+        hint = suggestion(name, SUBCOMMANDS)
+        message = f"no such command (commands: {known}){hint}; an experiment is run by +experiment={name}"
+        raise ConfigurationError([Problem("command line", name, message)])
+    return SUBCOMMANDS[name](words, console)

@@ -1,0 +1,275 @@
+"""From overrides and YAML files to one resolved mapping. Hydra composes; nothing in a configuration can run."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override, OverrideType
+from hydra.errors import HydraException, OverrideParseException
+from hydra.types import RunMode
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+
+from runner.errors import ConfigurationError, Problem, listed, suggestion
+from runner.plaindata import Unresolvable, to_plain
+from runner.provenance import COMMAND_LINE, LoadedFile, Origins
+
+ROOT_FILE = "config"
+_ALWAYS = ("model", "backend", "prompts", "launch")  # groups that the root file has chosen already
+
+
+@dataclass(frozen=True)
+class Composed:
+    """A composed configuration. mapping: plain data, interpolations resolved; values that could not be are None and
+    told in `problems`. folders: where files were looked for, the user's own first."""
+
+    mapping: dict[str, Any]
+    overrides: tuple[str, ...]
+    folders: tuple[Path, ...]
+    origins: Origins
+    problems: tuple[Problem, ...]
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The YAML files that were read, in the order in which they were merged."""
+        return tuple(dict.fromkeys(file.path for file in self.origins.files))
+
+    def origin(self, key: Sequence[str | int]) -> str:
+        """The file that set a key, or `command line`."""
+        return self.origins.of(key)
+
+
+def conf_dir() -> Path:
+    """The configuration files that come with the program: inside the package where it is installed, beside it in a
+    source tree."""
+    installed = Path(__file__).resolve().parent / "conf"
+    return installed if installed.is_dir() else Path(__file__).resolve().parent.parent / "conf"
+
+
+def config_folders(config_dir: Path | None) -> tuple[Path, ...]:
+    """The folders to look in, the user's own first. Raises ConfigurationError where the user's is no folder, or has a
+    YAML file of the same name as one of ours, which would silently not be read."""
+    ours = conf_dir()
+    if config_dir is None:
+        return (ours,)
+    folder = config_dir.expanduser().resolve()
+    if not folder.is_dir():
+        raise ConfigurationError([Problem(str(config_dir), "--config-dir", "expected a folder, found none there")])
+    if folder == ours.resolve():
+        return (ours,)
+    clashes = [path.relative_to(folder) for path in sorted(folder.rglob("*.yaml"))]
+    problems = [
+        Problem(str(folder / path), "", f"patchbay has a {path} of its own; give this file another name")
+        for path in clashes
+        if (ours / path).is_file()
+    ]
+    if problems:
+        raise ConfigurationError(problems)
+    return (folder, ours)
+
+
+def options(group: str, folders: Sequence[Path]) -> tuple[str, ...]:
+    """The files that a group offers, sorted, without their ending."""
+    found = {
+        path.relative_to(folder / group).with_suffix("").as_posix()
+        for folder in folders
+        for path in (folder / group).rglob("*.yaml")
+    }
+    return tuple(sorted(found))
+
+
+def expand_sweep(overrides: Sequence[str]) -> list[list[str]]:
+    """The jobs of a sweep: the product of the values of every override that has several (`5,18`, `choice(...)`,
+    `range(...)`), the last one varying fastest. Raises ConfigurationError."""
+    parsed, problems = _parse(overrides)
+    if problems:
+        raise ConfigurationError(problems)
+    axes: list[list[str]] = []
+    for override in parsed:
+        line = override.input_line or ""
+        if not override.is_sweep_override():
+            axes.append([line])
+        elif override.is_discrete_sweep():
+            axes.append([f"{override.get_key_element()}={value}" for value in override.sweep_string_iterator()])
+        else:
+            message = f"expected values to sweep over (5,18 or range or choice), got an interval: {line}"
+            problems.append(Problem(COMMAND_LINE, override.key_or_group, message))
+    if problems:
+        raise ConfigurationError(problems)
+    return [list(job) for job in itertools.product(*axes)]
+
+
+def compose(overrides: Sequence[str], config_dir: Path | None = None) -> Composed:
+    """Compose the configuration of one run.
+
+    overrides: as on the command line. config_dir: a folder of the user's own files, which may extend ours. Raises
+    ConfigurationError where no mapping can be had at all; what is wrong within it is in `Composed.problems`.
+    """
+    folders = config_folders(config_dir)
+    parsed, problems = _parse(overrides)
+    problems += _misused(parsed, folders)
+    if problems:
+        raise ConfigurationError(problems)
+    lines = [str(override.input_line) for override in parsed]
+    try:
+        config, files = _load(lines, folders)
+    except (HydraException, OmegaConfBaseException, yaml.YAMLError) as error:
+        found = _wrong_keys(parsed, folders) or [_translated(error, parsed, folders)]
+        raise ConfigurationError(found) from error
+    origins = Origins(files, tuple(o for o in parsed if not _chooses_file(o, folders)))
+    mapping, faults = to_plain(config)
+    problems = [Problem(origins.of(fault.key), _dotted(fault), fault.message) for fault in faults]
+    problems += [problem for file in files for problem in file.forbidden()]
+    return Composed(mapping, tuple(lines), folders, origins, tuple(problems))
+
+
+def _dotted(fault: Unresolvable) -> str:
+    return ".".join(map(str, fault.key))
+
+
+def _parse(overrides: Sequence[str]) -> tuple[list[Override], list[Problem]]:
+    parser = OverridesParser.create()
+    parsed: list[Override] = []
+    problems: list[Problem] = []
+    for line in overrides:
+        if line.startswith("-"):
+            key, _, value = line.lstrip("-").partition("=")
+            setting = f"{key.replace('-', '_')}={value or 'true'}"
+            problems.append(Problem(COMMAND_LINE, line, f"expected key=value; did you mean '{setting}'?"))
+            continue
+        if line.lstrip("+~").split("=")[0].split("/")[0].split(".")[0] == "hydra":
+            is_launcher = "launcher" in line.split("=")[0]
+            hint = "; did you mean 'launch=local'?" if is_launcher else "; it only composes files here"
+            problems.append(Problem(COMMAND_LINE, line, f"Hydra's own settings cannot be changed{hint}"))
+            continue
+        try:
+            parsed += parser.parse_overrides([line])
+        except OverrideParseException:
+            problems.append(Problem(COMMAND_LINE, line, "expected key=value, +key=value or ~key; quote other signs"))
+    return parsed, problems
+
+
+def _chooses_file(override: Override, folders: Sequence[Path]) -> bool:
+    return any((folder / override.key_or_group).is_dir() for folder in folders) and not isinstance(
+        override.value(), dict
+    )
+
+
+def _misused(parsed: Sequence[Override], folders: Sequence[Path]) -> list[Problem]:
+    problems = []
+    for override in parsed:
+        group, line = override.key_or_group, str(override.input_line)
+        if override.is_sweep_override():
+            message = "several values are swept with -m; a list is written [a,b]"
+            problems.append(Problem(COMMAND_LINE, line, message))
+            continue
+        if override.type == OverrideType.DEL or not _chooses_file(override, folders):
+            continue
+        known = options(group, folders)
+        value = override.value()
+        chosen = value if isinstance(value, list) else [value]
+        unknown = [name for name in chosen if not isinstance(name, str) or name.removesuffix(".yaml") not in known]
+        for name in unknown:
+            message = f"expected one of {listed(known)}, got '{name}'{suggestion(str(name), known)}"
+            problems.append(Problem(COMMAND_LINE, group, message))
+        if unknown or override.package is not None:
+            continue
+        if group == "experiment" and override.type == OverrideType.CHANGE:
+            message = f"an experiment is added to the configuration; did you mean '+{line}'?"
+            problems.append(Problem(COMMAND_LINE, line, message))
+        if group in _ALWAYS and override.type == OverrideType.ADD:
+            message = f"a {group} is chosen already and is replaced without a plus; did you mean '{line[1:]}'?"
+            problems.append(Problem(COMMAND_LINE, line, message))
+    return problems
+
+
+def _load(lines: list[str], folders: Sequence[Path]) -> tuple[DictConfig, tuple[LoadedFile, ...]]:
+    path = ", ".join("'file://" + str(folder).replace("'", "\\'") + "'" for folder in folders[:-1])
+    search = [f"hydra.searchpath=[{path}]"] if path else []
+    with initialize_config_dir(str(folders[-1]), job_name="patchbay", version_base=None):
+        config = hydra_compose(ROOT_FILE, overrides=[*lines, *search])
+        engine = GlobalHydra.instance().hydra
+        assert engine is not None
+        chosen = engine.config_loader.compute_defaults_list(ROOT_FILE, [*lines, *search], RunMode.RUN)
+    files = []
+    for default in chosen.defaults:
+        name = default.config_path
+        if name is None or name == "hydra/config" or default.package is None:
+            continue
+        found = [folder / f"{name}.yaml" for folder in folders if (folder / f"{name}.yaml").is_file()]
+        if found:
+            files.append(LoadedFile.read(found[-1], default.package))
+    return config, tuple(files)
+
+
+def _wrong_keys(parsed: Sequence[Override], folders: Sequence[Path]) -> list[Problem]:
+    """Overrides of keys that do not exist, or additions of keys that do: all of them, where Hydra names the first."""
+    try:
+        base, _ = _load([str(o.input_line) for o in parsed if _chooses_file(o, folders)], folders)
+    except (HydraException, OmegaConfBaseException, yaml.YAMLError):
+        return []
+    mapping, _ = to_plain(base)
+    problems = []
+    for override in parsed:
+        if _chooses_file(override, folders):
+            continue
+        *parents, last = override.key_or_group.split(".")
+        level: Any = mapping
+        depth = 0
+        for part in parents:
+            if not isinstance(level, dict) or part not in level:
+                last = part
+                break
+            level = level[part]
+            depth += 1
+        known = list(level) if isinstance(level, dict) else []
+        where = override.key_or_group
+        exists = depth == len(parents) and last in known
+        if not exists and override.type in (OverrideType.CHANGE, OverrideType.DEL):
+            inside = f" of {'.'.join(parents[:depth])}" if depth else ""
+            message = f"unknown key '{last}'{inside}{suggestion(last, known)}"
+            problems.append(Problem(COMMAND_LINE, where, f"{message}; a new key is added with '+{where}='"))
+        if exists and override.type == OverrideType.ADD and level[last] is not None:
+            line = str(override.input_line)
+            message = f"the key exists already and is changed without a plus; did you mean '{line[1:]}'?"
+            problems.append(Problem(COMMAND_LINE, where, message))
+    return problems
+
+
+def _translated(error: Exception, parsed: Sequence[Override], folders: Sequence[Path]) -> Problem:
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, yaml.MarkedYAMLError) and cause.problem_mark is not None:
+            mark = cause.problem_mark
+            message = f"not readable as plain YAML: {cause.problem} at column {mark.column + 1}"
+            return Problem(f"{mark.name}:{mark.line + 1}", "", message)
+        cause = cause.__cause__ or cause.__context__
+    text = str(error)
+    source = _experiment_file(parsed, folders)
+    missing = text.partition("Could not find '")[2].partition("'")[0] or text.partition("Could not load '")[2].partition("'")[0]
+    if missing:
+        group, _, name = missing.rpartition("/")
+        known = options(group, folders) if group else ()
+        message = f"expected a file of the group '{group}' ({listed(known)}), got '{name}'{suggestion(name, known)}"
+        return Problem(source, "defaults", message)
+    sentences = [line.strip() for line in text.splitlines() if line.strip()]
+    return Problem(source, "", " ".join(sentences[:3]))
+
+
+def _experiment_file(parsed: Sequence[Override], folders: Sequence[Path]) -> str:
+    for override in parsed:
+        if override.key_or_group == "experiment" and isinstance(override.value(), str):
+            for folder in folders:
+                path = folder / "experiment" / f"{override.value()}.yaml"
+                if path.is_file():
+                    return str(path)
+    return str(folders[-1] / f"{ROOT_FILE}.yaml")

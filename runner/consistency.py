@@ -1,0 +1,250 @@
+"""What no single key can show: whether the parts of a checked configuration fit each other, the model and the prompts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from itertools import combinations
+
+from backends.contract import Write
+from backends.positions import PositionError, Positions
+from runner.errors import listed, suggestion
+from runner.layers import LayerError, resolve_layers
+from runner.pairing import Banks, available, too_few
+from runner.resolve import (
+    Condition,
+    WordError,
+    resolve_condition,
+    resolve_heads,
+    resolve_sampling,
+    resolve_value,
+    resolve_write,
+)
+from runner.spec import READOUT_COLUMNS, ConditionSpec, Spec, WriteSpec
+from runner.write_rules import broken_rules
+
+Key = tuple[str | int, ...]
+
+
+@dataclass(frozen=True)
+class Inconsistency:
+    """What does not fit, and the key under which it is reported."""
+
+    key: Key
+    message: str
+
+
+def inconsistencies(spec: Spec, damaged: frozenset[Key]) -> Iterator[Inconsistency]:
+    """Everything that does not fit. damaged: paths of conditions (name) and writes (name, write) from which a wrong key
+    has been removed already: they are not compared with others, because what they were to be is unknown."""
+    yield from _model(spec)
+    _, conditions, _ = spec.stage
+    prefix = _prefix(spec)
+    sound: dict[str, Condition] = {}
+    for name, body in conditions.items():
+        found = list(_condition((*prefix, name), name, body, spec, damaged))
+        yield from found
+        if not found and not any(key[0] == name for key in damaged):
+            sound[name] = resolve_condition(name, body, spec)
+    yield from _identical(prefix, sound, spec)
+    yield from _contrasts(spec)
+    yield from _readouts(spec)
+
+
+def bank_inconsistencies(spec: Spec, banks: Banks) -> Iterator[Inconsistency]:
+    """Whether the banks hold what is asked of them."""
+    limit = available(spec.prompts, banks)
+    if limit is not None and spec.experiment.n > limit:
+        yield Inconsistency(("experiment", "n"), too_few(spec.experiment.n, banks))
+    _, conditions, _ = spec.stage
+    if len(banks.donors) < 2:
+        for name, body in conditions.items():
+            for key, write in body.writes.items():
+                if (write.value or "").endswith("other_donor"):
+                    message = f"expected at least two donors to take another one from, the bank has {len(banks.donors)}"
+                    yield Inconsistency((*_prefix(spec), name, key, "value"), message)
+
+
+def _prefix(spec: Spec) -> Key:
+    for name in spec.stages:
+        return ("stages", name, "conditions")
+    return ("conditions",)
+
+
+def _model(spec: Spec) -> Iterator[Inconsistency]:
+    model = spec.model
+    if model.heads % model.kv_heads:
+        message = f"expected a divisor of the {model.heads} query heads, got {model.kv_heads}"
+        yield Inconsistency(("model", "kv_heads"), message)
+    for name, layer in model.landmarks.items():
+        if not 0 <= layer < model.layers:
+            message = f"expected a layer from 0 to {model.layers - 1} (absolute, of this model), got {layer}"
+            yield Inconsistency(("model", "landmarks", name), message)
+    if model.source == "hub":
+        for key, value in (("id", model.id), ("revision", model.revision)):
+            if value is None:
+                yield Inconsistency(("model", key), f"expected the {key} of the model on the hub, got null")
+
+
+def _condition(
+    key: Key, name: str, body: ConditionSpec, spec: Spec, damaged: frozenset[Key]
+) -> Iterator[Inconsistency]:
+    writes: list[tuple[WriteSpec, Write]] = []
+    for write_name, write in body.writes.items():
+        wrong = list(_write((*key, write_name), write, spec))
+        yield from wrong
+        if (name, write_name) in damaged:
+            continue
+        broken = [Inconsistency((*key, write_name, field), text) for field, text in broken_rules(write, body)]
+        yield from broken
+        if not wrong and not broken:
+            writes.append((write, resolve_write(write_name, write, spec)))
+    for (first_spec, first), (second_spec, second) in combinations(writes, 2):
+        orders = (first_spec.order, second_spec.order)
+        if _overlap(first, second) and (None in orders or orders[0] == orders[1]):
+            message = (
+                f"writes '{first.name}' and '{second.name}' change the same {first.site} at the same layers, phase and "
+                f"positions; expected a different order: for each (the lower one first)"
+            )
+            yield Inconsistency((*key, second.name, "order"), message)
+    if body.recompute and body.replay_last_token:
+        message = "expected one or the other: a token is fed again into a cache, and recompute keeps none"
+        yield Inconsistency((*key, "replay_last_token"), message)
+    greedy = resolve_sampling(body, spec.sampling).temperature == 0
+    repeats = spec.experiment.repeats
+    if greedy and repeats > 1 and not any(write.draws >= repeats for write in body.writes.values()):
+        message = (
+            f"greedy decoding gives the same text in all {repeats} repeats of '{name}'; expected repeats: 1, a "
+            f"temperature above 0, or a random value with draws: {repeats}"
+        )
+        yield Inconsistency(("experiment", "repeats"), message)
+
+
+def _write(key: Key, write: WriteSpec, spec: Spec) -> Iterator[Inconsistency]:
+    try:
+        resolve_layers(write.layers, spec.model.layers, spec.reference_depth, spec.model.landmarks)
+    except LayerError as error:
+        yield Inconsistency((*key, "layers"), str(error))
+    try:
+        Positions.parse(write.positions)
+    except PositionError as error:
+        yield Inconsistency((*key, "positions"), str(error))
+    try:
+        resolve_value(write, spec.prompts)
+    except WordError as error:
+        yield Inconsistency((*key, "value"), str(error))
+    try:
+        resolve_heads(write, spec.model)
+    except WordError as error:
+        yield Inconsistency((*key, "heads"), str(error))
+
+
+def _overlap(first: Write, second: Write) -> bool:
+    if first.site != second.site or not set(first.layers) & set(second.layers):
+        return False
+    if first.heads is not None and second.heads is not None and not set(first.heads.indices) & set(second.heads.indices):
+        return False
+    if {first.part, second.part} == {"keys", "values"}:
+        return False
+    phases = [{"prefill", "decode"} if w.during == "both" else {w.during} for w in (first, second)]
+    shared = phases[0] & phases[1]
+    if "decode" in shared:
+        return True  # both change the new token
+    return bool(shared) and not _disjoint(first.positions, second.positions)
+
+
+def _disjoint(first: Positions, second: Positions) -> bool:
+    """Whether two words never name one position, whatever the length of the prompt."""
+    if first.kind == second.kind == "index":
+        return first.count != second.count and (first.count < 0) == (second.count < 0)
+    if first.kind == second.kind == "role":
+        return first.name != second.name
+    if {first.kind, second.kind} == {"first", "last"} and first.percent is not None and second.percent is not None:
+        return first.percent + second.percent < 100
+    return False
+
+
+def _fingerprint(condition: Condition) -> tuple[object, ...]:
+    """What a condition does, whatever it and its writes are called."""
+    writes = frozenset(replace(write, name="") for write in condition.writes)
+    return (condition.prompt, writes, condition.sampling, condition.replay_last_token, condition.recompute)
+
+
+def _identical(prefix: Key, sound: Mapping[str, Condition], spec: Spec) -> Iterator[Inconsistency]:
+    _, bodies, _ = spec.stage
+    for name, body in bodies.items():
+        other = body.same_as
+        if other is None:
+            continue
+        if other not in bodies or other == name:
+            known = [n for n in bodies if n != name]
+            message = f"expected another condition ({listed(known)}), got '{other}'{suggestion(other, known)}"
+            yield Inconsistency((*prefix, name, "same_as"), message)
+        elif name in sound and other in sound and _fingerprint(sound[name]) != _fingerprint(sound[other]):
+            message = f"expected the writes, sampling and prompt of '{other}', but they resolve differently"
+            yield Inconsistency((*prefix, name, "same_as"), message)
+    first_of: dict[tuple[object, ...], str] = {}
+    for name, condition in sound.items():
+        mark = _fingerprint(condition)
+        first = first_of.setdefault(mark, name)
+        if first == name or condition.same_as is not None or sound[first].same_as is not None:
+            continue
+        message = f"conditions '{first}' and '{name}' resolve to the same writes, sampling and prompt"
+        if _layer_words(bodies[first]) != _layer_words(bodies[name]) and spec.reference_depth is not None:
+            message += (
+                f": their layers fall together because reference_depth {spec.reference_depth} is read on "
+                f"{spec.model.layers} layers"
+            )
+        message += f"; change one, or say same_as: {first} if that is meant"
+        yield Inconsistency((*prefix, name), message)
+
+
+def _layer_words(body: ConditionSpec) -> list[str]:
+    return sorted(str(write.layers) for write in body.writes.values())
+
+
+def _contrasts(spec: Spec) -> Iterator[Inconsistency]:
+    _, conditions, readouts = spec.stage
+    contrasts = spec.contrasts
+    if not conditions:
+        yield Inconsistency(("conditions",), "expected at least one condition, got none")
+        return
+    named: list[tuple[Key, str]] = []
+    for index, pair in enumerate(contrasts.extra):
+        named += [(("contrasts", "extra", index, side), pair[side]) for side in (0, 1)]
+    for index, same in enumerate(contrasts.same):
+        named += [(("contrasts", "same", index, 0), same[0]), (("contrasts", "same", index, 1), same[1])]
+    if contrasts.family == "each_against_baseline":
+        named.append((("contrasts", "baseline"), contrasts.baseline))
+    for key, name in named:
+        if name not in conditions:
+            message = f"expected a condition ({listed(conditions)}), got '{name}'{suggestion(name, conditions)}"
+            yield Inconsistency(key, message)
+    for index, pair in enumerate([*contrasts.extra, *(same[:2] for same in contrasts.same)]):
+        if pair[0] == pair[1]:
+            where = "extra" if index < len(contrasts.extra) else "same"
+            position = index if where == "extra" else index - len(contrasts.extra)
+            yield Inconsistency(("contrasts", where, position), f"expected two conditions, got '{pair[0]}' twice")
+    known = [name for name in readouts if name in spec.readout]
+    columns = [column for name in known for column in READOUT_COLUMNS[spec.readout[name].kind]]
+    if contrasts.primary not in columns and len(known) == len(readouts):
+        message = (
+            f"expected a column of the readouts ({listed(columns)}), got '{contrasts.primary}'"
+            f"{suggestion(contrasts.primary, columns)}"
+        )
+        yield Inconsistency(("contrasts", "primary"), message)
+
+
+def _readouts(spec: Spec) -> Iterator[Inconsistency]:
+    stage, _, readouts = spec.stage
+    inside: Key = ("readouts",)
+    if stage in spec.stages and spec.stages[stage].readouts is not None:
+        inside = ("stages", stage, "readouts")
+    if not readouts:
+        yield Inconsistency(inside, f"expected at least one readout ({listed(spec.readout)}), got an empty list")
+    for index, name in enumerate(readouts):
+        if name not in spec.readout:
+            message = f"expected a readout ({listed(spec.readout)}), got '{name}'{suggestion(name, spec.readout)}"
+            yield Inconsistency((*inside, index), message)
+
+

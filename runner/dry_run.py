@@ -1,0 +1,146 @@
+"""What a run would do, before it does it: conditions in words, sizes, time, and the effect that it could find."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from analyses.power import minimal_detectable_effect
+from analyses.published import deltas
+from analyses.tables import TableError, load_run
+from runner import status
+from runner.plan_gates import plan_gates
+from runner.prepare import Prepared, prepare
+from runner.resolve import Design
+from runner.schedule import batches
+from runner.store import versions
+
+CORRELATIONS = (0.0, 0.1, 0.2)
+PROBE_TOKENS = 12
+
+
+def dry_run(design: Design, console: Console, config_dir: Path | None, output_root: Path) -> int:
+    """Print what would run. Loads the model for a short timing probe; writes nothing."""
+    prepared = prepare(design, config_dir)
+    plan, pairing = prepared.plan, prepared.pairing
+    console.print(Text(f"{design.name}: {design.question}", style="bold"))
+    for note in design.layer_notes:
+        console.print(note, style="dim")
+    for condition in design.conditions:
+        console.print(Text(f"\n{condition.name}", style="bold").append(f"  {condition.label}", style="not bold"))
+        for sentence in condition.words:
+            console.print(Text(f"  {sentence}"))
+    for gate in plan_gates(design, plan):
+        console.print(Text(f"{gate['condition']}: {gate['sentence']}", style="red"))
+    invalid = Counter(t.invalid for t in plan.trials if t.invalid is not None)
+    console.print()
+    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    table.add_row("trials", f"{len(plan.trials):,}")
+    table.add_row("items", f"{pairing.items} of {pairing.asked} asked")
+    table.add_row("distinct donors, targets, pairs", _distinct(prepared))
+    table.add_row("distinct prompts", f"{plan.distinct_prompts:,}")
+    table.add_row("prompt tokens", f"{_prompt_tokens(prepared):,} in distinct prompts")
+    table.add_row("new tokens", f"up to {plan.new_tokens:,}")
+    table.add_row("batches", f"{_batches(prepared):,}")
+    table.add_row("time", f"about {_estimate(prepared):.0f} s, from a probe of {PROBE_TOKENS} tokens in one full batch")
+    for reason, count in invalid.most_common():
+        table.add_row("invalid", f"{count:,}: {reason}")
+    console.print(table)
+    _print_detectable(prepared, console, output_root)
+    return status.DONE
+
+
+def _distinct(prepared: Prepared) -> str:
+    pairing = prepared.pairing
+    return f"{pairing.distinct_donors}, {pairing.distinct_targets}, {pairing.distinct_pairs}"
+
+
+def _prompt_tokens(prepared: Prepared) -> int:
+    prompts = {trial.row.ids for trial in prepared.plan.trials}
+    for trial in prepared.plan.trials:
+        prompts.update(trial.donor_ids.values())
+    return sum(map(len, prompts))
+
+
+def _batches(prepared: Prepared) -> int:
+    trials = [t for t in prepared.plan.trials if t.invalid is None]
+    return sum(1 for _ in batches(trials, prepared.backend.footprint, prepared.design.backend.max_rows))
+
+
+def _estimate(prepared: Prepared) -> float:
+    """Seconds for the whole plan: its longest batch is run for a few tokens, and both the fixed part and the time per
+    token are scaled up (rows end before the limit, so that this is an upper estimate)."""
+    trials = [t for t in prepared.plan.trials if t.invalid is None]
+    if not trials:
+        return 0.0
+    every = list(batches(trials, prepared.backend.footprint, prepared.design.backend.max_rows))
+    sample = max(every, key=len)
+    seconds = []
+    for tokens in (2, 2, PROBE_TOKENS):  # the first warms up
+        rows = [replace(t.row, sampling=replace(t.row.sampling, max_new_tokens=tokens)) for t in sample]
+        started = time.perf_counter()
+        prepared.backend.decode(rows)
+        seconds.append(time.perf_counter() - started)
+    per_token = max(0.0, seconds[2] - seconds[1]) / (PROBE_TOKENS - 2) / len(sample)
+    fixed = max(0.0, seconds[1] / len(sample) - 2 * per_token)
+    return sum(fixed + per_token * t.row.sampling.max_new_tokens for t in trials)
+
+
+def _print_detectable(prepared: Prepared, console: Console, output_root: Path) -> None:
+    design = prepared.design
+    found = _sd(design, output_root)
+    if found is None or len(prepared.items) < 3:
+        console.print("\nno standard deviation is known for this readout yet: no minimal detectable effect")
+        return
+    sd, source = found
+    donors = list(Counter(item.donor.id for item in prepared.items).values())
+    targets = list(Counter(item.target.id for item in prepared.items).values())
+    table = Table(box=box.SIMPLE_HEAD, title_justify="left", title="minimal detectable effect, 80% power, alpha 0.05")
+    table.add_column("intra-cluster correlation (donor and target each)")
+    table.add_column(f"difference in {design.contrasts.primary}", justify="right")
+    for correlation in CORRELATIONS:
+        clustered = correlation > 0 and len(donors) > 1 and len(targets) > 1
+        effect = minimal_detectable_effect(
+            sd,
+            len(prepared.items),
+            icc=(correlation, correlation) if clustered else (),
+            cluster_sizes=(donors, targets) if clustered else (),
+        )
+        table.add_row(f"{correlation:g}", f"{effect:.2f}")
+    console.print()
+    console.print(table)
+    console.print(f"standard deviation of the paired difference: {sd:.2f}, from {source}", style="dim")
+
+
+def _sd(design: Design, output_root: Path) -> tuple[float, str] | None:
+    """The standard deviation of paired differences against the baseline: from the newest run of this experiment, else
+    as published; the largest over its conditions."""
+    primary, baseline = design.contrasts.primary, design.contrasts.baseline
+    for path in reversed(versions(output_root / design.name)):
+        try:
+            trials = load_run(path).trials
+        except TableError:
+            continue  # a version that cannot be read yet is no source; the next older one may be
+        if primary not in trials.columns:
+            continue
+        valid = trials[trials["status"] == "ok"]
+        wide = valid.pivot_table(index=["item", "repeat"], columns="condition", values=primary)
+        if baseline not in wide.columns:
+            continue
+        spread = wide.drop(columns=baseline).sub(wide[baseline], axis=0).std(ddof=1)
+        largest = spread.max()
+        if pd.notna(largest) and largest > 0:
+            return float(largest), f"{path} ({spread.idxmax()} against {baseline})"
+    if design.published is not None and primary == "score":
+        published = deltas(design.published)
+        arm = max(published, key=lambda name: published[name].sd)
+        return published[arm].sd, f"the published {design.published} experiment ({arm} against baseline)"
+    return None

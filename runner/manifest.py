@@ -1,0 +1,200 @@
+"""The manifest of a run: everything that someone needs to know, or to repeat it."""
+
+from __future__ import annotations
+
+import os
+import platform
+import socket
+import subprocess
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from backends.contract import SEMANTICS_VERSION, ModelInfo
+from runner.banks import Bank
+from runner.keys import receipt_order
+from runner.pairing import Pairing
+from runner.resolve import Condition, Design
+from runner.scores import behaviour
+
+SCHEMA = 1
+MOST_DIFF = 200_000  # characters of an uncommitted diff that are kept
+
+
+def now() -> str:
+    """The time in UTC, to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def describe_condition(condition: Condition) -> dict[str, Any]:
+    """A condition for the manifest: words, resolved writes, sampling, and the order of its receipts."""
+    return {
+        "label": condition.label,
+        "words": list(condition.words),
+        "prompt": "+".join(condition.prompt),
+        "writes": {
+            write.name: {
+                "site": write.site,
+                "layers": list(write.layers),
+                "op": write.op,
+                "value": {"kind": write.value.kind, "role": write.value.role, "draws": write.value.draws},
+                "positions": write.positions.word,
+                "during": write.during,
+                "hold": write.hold,
+                "heads": None if write.heads is None else {"of": write.heads.of, "heads": list(write.heads.indices)},
+                "part": write.part,
+                "align": write.align,
+                "rope": write.rope,
+                "keep_sink": write.keep_sink,
+                "alpha": write.alpha,
+                "min_positions": write.min_positions,
+                "expect": condition.expects.get(write.name),
+                "has_old": write.has_old,
+            }
+            for write in condition.writes
+        },
+        "receipt_order": list(receipt_order(condition.writes)),
+        "sampling": {
+            "temperature": condition.sampling.temperature,
+            "top_k": condition.sampling.top_k,
+            "top_p": condition.sampling.top_p,
+            "max_new_tokens": condition.sampling.max_new_tokens,
+        },
+        "replay_last_token": condition.replay_last_token,
+        "recompute": condition.recompute,
+        "same_as": condition.same_as,
+        "grid": dict(condition.grid),
+    }
+
+
+def build(
+    design: Design,
+    config: Mapping[str, Any],
+    digest: str,
+    command: Sequence[str],
+    info: ModelInfo,
+    tokenizer: str,
+    banks: Mapping[str, Bank],
+    pairing: Pairing,
+    allow_inert: bool | None,
+    plan_gates: Sequence[Mapping[str, str]],
+) -> dict[str, Any]:
+    """The manifest of a run that starts now; counts, times and status are filled in as it goes."""
+    return {
+        "schema": SCHEMA,
+        "status": "running",
+        "exit_status": None,
+        "command": list(command),
+        "experiment": {
+            "name": design.name,
+            "question": design.question,
+            "n": design.n,
+            "repeats": design.repeats,
+            "stage": design.stage,
+        },
+        "config": dict(config),
+        "config_hash": digest,
+        "semantics": SEMANTICS_VERSION,
+        "git": git_state(Path(__file__).resolve().parent),
+        "packages": packages(),
+        "hardware": hardware(info.device),
+        "host": socket.gethostname(),
+        "pid": os.getpid(),
+        "dtype": info.dtype,
+        "attention": info.attention,
+        "backend": design.backend.name,
+        "model": {
+            "name": info.name,
+            "architecture": info.architecture,
+            "source": design.model.source,
+            "id": design.model.id,
+            "path": design.model.path,
+            "revision": design.model.revision,
+            "layers": info.layers,
+            "heads": info.heads,
+            "kv_heads": info.kv_heads,
+            "head_width": info.head_width,
+            "fingerprint": info.fingerprint,
+            "tokenizer_fingerprint": tokenizer,
+            "chat_template": design.model.chat_template,
+        },
+        "layer_notes": list(design.layer_notes),
+        "prompts": {
+            "name": design.prompts.name,
+            "asked": pairing.asked,
+            "items": pairing.items,
+            "distinct_donors": pairing.distinct_donors,
+            "distinct_targets": pairing.distinct_targets,
+            "distinct_pairs": pairing.distinct_pairs,
+            "donor_minus_target": pairing.donor_minus_target,
+            "role_minus_donor": dict(pairing.role_minus_donor),
+            "banks": {name: {"path": str(bank.path), "sha256": bank.sha256} for name, bank in banks.items()},
+        },
+        "seeds": {"prompts": design.prompts.seed, "sampling": design.sampling_seed},
+        "times": {"started": now(), "finished": None, "seconds": {}},
+        "conditions": {condition.name: describe_condition(condition) for condition in design.conditions},
+        "contrasts": contrasts(design),
+        "readouts": list(design.readouts),
+        "markers": {"list": list(behaviour.MARKERS), "version": behaviour.VERSION},
+        "allow_inert": allow_inert,
+        "plan_gates": list(plan_gates),
+        "published": design.published,
+        "counts": {},
+    }
+
+
+def contrasts(design: Design) -> dict[str, Any]:
+    """The declared contrasts in plain data."""
+    spec = design.contrasts
+    return {
+        "family": spec.family,
+        "baseline": spec.baseline,
+        "primary": spec.primary,
+        "extra": [list(pair) for pair in spec.extra],
+        "same": [[a, b, {"margin": margin.margin}] for a, b, margin in spec.same],
+        "statistics": spec.statistics,
+    }
+
+
+def git_state(folder: Path) -> dict[str, Any] | None:
+    """Commit, dirty flag and diff of the checkout that this code runs from; None for an installed package."""
+
+    def git(*words: str) -> str | None:
+        try:
+            done = subprocess.run(
+                ["git", "-C", str(folder), *words], capture_output=True, text=True, timeout=20, check=False
+            )
+        except (OSError, subprocess.TimeoutExpired):
+            return None
+        return done.stdout.strip() if done.returncode == 0 else None
+
+    commit = git("rev-parse", "HEAD")
+    if commit is None:
+        return None
+    diff = git("diff", "HEAD")
+    return {
+        "commit": commit,
+        "dirty": bool(git("status", "--porcelain")),
+        "diff": None if diff is None else diff[:MOST_DIFF],
+    }
+
+
+def packages() -> dict[str, str]:
+    """Names and versions of all installed distributions."""
+    found = {(d.metadata["Name"] or "?"): d.version for d in metadata.distributions()}
+    return dict(sorted(found.items(), key=lambda entry: entry[0].casefold()))
+
+
+def hardware(device: str) -> dict[str, Any]:
+    """The machine, in plain figures."""
+    pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else None
+    return {
+        "machine": platform.machine(),
+        "system": platform.platform(),
+        "python": platform.python_version(),
+        "cores": os.cpu_count(),
+        "memory_bytes": pages,
+        "device": device,
+    }

@@ -1,0 +1,55 @@
+"""From a model's YAML to where its weights are and how it is run."""
+
+from __future__ import annotations
+
+from backends.contract import Backend, BackendError, Device, ModelSource
+from runner.resolve import Design
+
+
+def model_source(design: Design) -> ModelSource:
+    """What the backend loads. Raises BackendError where the embedded model is missing from the installation."""
+    model = design.model
+    path, hub_id = model.path, model.id
+    if model.source == "embedded":
+        from organisms import weights_dir
+
+        path, hub_id = str(weights_dir()), None
+        if not (weights_dir() / "model.safetensors").is_file():
+            raise BackendError(f"model '{model.name}': {path} has no weights; run `patchbay train-organism`")
+    elif model.source == "local":
+        hub_id = None
+    else:
+        path = None
+    return ModelSource(
+        name=model.name,
+        architecture=model.architecture,
+        path=path,
+        hub_id=hub_id,
+        revision=model.revision if path is None else None,
+        layers=model.layers,
+        heads=model.heads,
+        kv_heads=model.kv_heads,
+        head_width=model.head_width,
+        width=model.width,
+        context=model.context,
+    )
+
+
+def device_of(design: Design) -> Device:
+    """How the backend runs it."""
+    backend = design.backend
+    return Device(
+        device=backend.device,
+        dtype=design.dtype,
+        attention=backend.attention,
+        device_map=backend.device_map,
+        budget=backend.memory_budget,
+        threads=backend.threads,
+    )
+
+
+def load_backend(design: Design) -> Backend:
+    """The backend with its model, from this process's cache or loaded. Raises BackendError in a sentence."""
+    from backends.torch.backend import TorchBackend
+
+    return TorchBackend(model_source(design), device_of(design))

@@ -1,0 +1,78 @@
+"""What the terminal shows while trials run: a live bar, or plain lines for a log."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+from runner.plan import Trial
+
+QUIET_SECONDS = 30.0
+
+
+class ProgressWatcher:
+    """Counts trials and tokens. quiet: no bar, one plain line at most every 30 s, for logs."""
+
+    def __init__(self, console: Console, total: int, quiet: bool) -> None:
+        self.console = console
+        self.total = total
+        self.done = 0
+        self.tokens = 0
+        self.failures = 0
+        self._quiet = quiet or not console.is_terminal
+        self._started = time.perf_counter()
+        self._said = self._started
+        self._bar: Progress | None = None
+        self._task: TaskID | None = None
+
+    @contextmanager
+    def showing(self) -> Iterator[ProgressWatcher]:
+        """The bar is on screen inside this context; nothing is drawn in quiet mode."""
+        if self._quiet:
+            yield self
+            return
+        columns = (
+            TextColumn("[bold]{task.description}"),
+            BarColumn(bar_width=None),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[rate]}"),
+            TimeRemainingColumn(),
+        )
+        with Progress(*columns, console=self.console, transient=True) as bar:
+            self._bar, self._task = bar, bar.add_task("trials", total=self.total, rate="")
+            yield self
+            self._bar = None
+
+    @property
+    def seconds(self) -> float:
+        return time.perf_counter() - self._started
+
+    @property
+    def rate(self) -> float:
+        """New tokens per second so far."""
+        return self.tokens / self.seconds if self.seconds > 0 else 0.0
+
+    def advanced(self, trials: int, tokens: int) -> None:
+        self.done += trials
+        self.tokens += tokens
+        if self._bar is not None and self._task is not None:
+            self._bar.update(self._task, completed=self.done, rate=f"{self.rate:,.0f} tokens/s")
+        elif self._quiet and time.perf_counter() - self._said >= QUIET_SECONDS:
+            self._said = time.perf_counter()
+            left = (self.total - self.done) * self.seconds / max(1, self.done)
+            self.console.print(
+                f"{self.done} of {self.total} trials, {self.rate:,.0f} tokens/s, about {left:.0f} s left"
+            )
+
+    def failed(self, trial: Trial, error: str) -> None:
+        self.failures += 1
+        where = f"{trial.condition}, item {trial.item}, repeat {trial.repeat}"
+        self.console.print(f"[bold red]failed[/]: {escape(where)}: {escape(error)}")
+
+    def note(self, sentence: str) -> None:
+        self.console.print(f"[yellow]note[/]: {escape(sentence)}")

@@ -1,0 +1,95 @@
+"""Which file, or the command line, set a key of a composed configuration."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from hydra.core.override_parser.types import Override
+
+from runner.errors import Problem
+
+COMMAND_LINE = "command line"
+
+
+@dataclass(frozen=True)
+class LoadedFile:
+    """One YAML file as it was merged. package: the keys under which its content was put."""
+
+    path: Path
+    package: tuple[str, ...]
+    content: Any
+
+    @staticmethod
+    def read(path: Path, package: str) -> LoadedFile:
+        """Read a file that Hydra has already accepted."""
+        with path.open(encoding="utf-8") as stream:
+            content = yaml.safe_load(stream)
+        return LoadedFile(path, tuple(package.split(".")) if package else (), content)
+
+    def sets(self, key: Sequence[str | int]) -> bool:
+        """Whether the file itself has the key."""
+        rest = list(key)
+        for part in self.package:
+            if not rest:
+                return True
+            if rest.pop(0) != part:
+                return False
+        return _has(self.content, rest)
+
+    def forbidden(self) -> Iterator[Problem]:
+        """What composing would swallow: settings of Hydra's own, which nothing here reads."""
+        if not isinstance(self.content, dict):
+            return
+        where = str(self.path)
+        if "hydra" in self.content or self.package[:1] == ("hydra",):
+            yield Problem(where, "hydra", "Hydra's own settings cannot be changed; it only composes files here")
+        for entry in self.content.get("defaults") or []:
+            words = [*entry, *entry.values()] if isinstance(entry, dict) else [entry]
+            if any(isinstance(word, str) and word.removeprefix("override ").lstrip("/").startswith("hydra/") for word in words):
+                yield Problem(where, "defaults", "Hydra's own settings cannot be changed; it only composes files here")
+
+
+@dataclass(frozen=True)
+class Origins:
+    """The files in the order in which they were merged, and the overrides that came after them."""
+
+    files: tuple[LoadedFile, ...]
+    overrides: tuple[Override, ...]
+
+    def of(self, key: Sequence[str | int]) -> str:
+        """The last source that set the key; for a key that nothing set, of its nearest parent that something did."""
+        for length in range(len(key), 0, -1):
+            part = key[:length]
+            for override in self.overrides:
+                if _overrides(override, part):
+                    return COMMAND_LINE
+            for file in reversed(self.files):
+                if file.sets(part):
+                    return str(file.path)
+            if any(override.key_or_group.split(".")[:length] == list(map(str, part)) for override in self.overrides):
+                return COMMAND_LINE
+        # A key that is required and that nobody gave belongs into the experiment, the last file to be merged.
+        return str(self.files[-1].path) if self.files else COMMAND_LINE
+
+
+def _overrides(override: Override, key: Sequence[str | int]) -> bool:
+    path = override.key_or_group.split(".")
+    parts = [str(part) for part in key]
+    if len(path) >= len(parts):
+        return path == parts
+    return path == parts[: len(path)] and _has(override.value(), key[len(path) :])
+
+
+def _has(content: Any, key: Sequence[str | int]) -> bool:
+    for part in key:
+        if isinstance(content, dict) and part in content:
+            content = content[part]
+        elif isinstance(content, list) and isinstance(part, int) and part < len(content):
+            content = content[part]
+        else:
+            return False
+    return True

@@ -1,0 +1,139 @@
+"""Which version a run writes to, and which results it can take from earlier ones."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from runner.execute import text_scores
+from runner.store import FINISHED, RunFolder, StoreError, read_manifest, read_segments, versions
+
+@dataclass(frozen=True)
+class Choice:
+    """folder: the version to write, locked; None where a finished one already answers (`finished`)."""
+
+    folder: RunFolder | None
+    finished: Path | None
+    resumed: bool
+
+
+class CannotResume(Exception):
+    """There is an unfinished run, but of another configuration; the message says what differs."""
+
+
+def choose(experiment: Path, digest: str, config: Mapping[str, Any], resume: bool) -> Choice:
+    """A new version; under `resume` the newest unfinished one of the same configuration.
+
+    Raises CannotResume where the only unfinished version has another configuration, StoreError where it is being written.
+    """
+    if not resume:
+        return Choice(RunFolder.create(experiment), None, False)
+    found = [(path, read_manifest(path)) for path in reversed(versions(experiment))]
+    known = [(path, manifest) for path, manifest in found if manifest is not None]
+    same = [(path, manifest) for path, manifest in known if manifest["config_hash"] == digest]
+    for path, manifest in same:
+        if manifest["status"] != FINISHED:
+            return Choice(RunFolder.open(path), None, True)
+    others = [(path, manifest) for path, manifest in known if manifest["status"] != FINISHED]
+    if same and (not others or _number(same[0][0]) > _number(others[0][0])):
+        return Choice(None, same[0][0], False)
+    if others:
+        path, manifest = others[0]
+        raise CannotResume(
+            f"{path} is unfinished, but its configuration is another one: {differences(manifest['config'], config)}. "
+            "Run without resume=true to start a new version; finished trials that both share are taken over."
+        )
+    return Choice(RunFolder.create(experiment), None, False)
+
+
+def _number(path: Path) -> int:
+    return int(path.name[1:])
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any], most: int = 5) -> str:
+    """The keys in which two configurations differ, with both values, as words."""
+    left, right = dict(_leaves(old)), dict(_leaves(new))
+    keys = [key for key in sorted({*left, *right}) if left.get(key) != right.get(key)]
+    keys = [key for key in keys if not key.startswith(("resume", "output_root", "launch.", "quiet", "dry_run"))]
+    shown = [f"{key} was {left.get(key, 'absent')!r}, is {right.get(key, 'absent')!r}" for key in keys[:most]]
+    return "; ".join(shown) + (f"; and {len(keys) - most} more" if len(keys) > most else "")
+
+
+def _leaves(body: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(body, Mapping) and body:
+        for key, value in body.items():
+            yield from _leaves(value, f"{path}.{key}" if path else str(key))
+    else:
+        yield path, body
+
+
+def changed_inputs(manifest: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """What a resumed run would compute from other inputs: prompt banks, weights, tokenizer. Empty where nothing is."""
+    out = []
+    for name, bank in manifest["prompts"]["banks"].items():
+        present = now["prompts"]["banks"].get(name)
+        if present is not None and present["sha256"] != bank["sha256"]:
+            out.append(f"prompt bank '{name}' ({present['path']})")
+    for key, what in (("fingerprint", "the model's weights"), ("tokenizer_fingerprint", "the tokenizer")):
+        if manifest["model"][key] != now["model"][key]:
+            out.append(what)
+    return out
+
+
+def earlier_results(
+    experiment: Path, wanted: set[str], but: Path, readouts: Sequence[str], note: Callable[[str], None]
+) -> dict[str, dict[str, Any]]:
+    """Finished results of the wanted keys from any other version, newest first, with their `origin`.
+
+    Failed ones are not taken. A damaged version is noted and passed over. Text scores are taken again from the text, so that they are those of this code.
+    """
+    out: dict[str, dict[str, Any]] = {}
+    for path in reversed(versions(experiment)):
+        if path == but or not wanted - out.keys():
+            continue
+        try:
+            results = list(_results_of(path, wanted - out.keys()))
+        except (StoreError, OSError, ValueError, KeyError) as error:
+            note(f"nothing is taken over from {path}, which cannot be read: {error}")
+            continue
+        for result in results:
+            kept = {name: v for name, v in result["scores"].items() if name == "perplexity"}
+            scores = text_scores(result["text"], readouts) | kept
+            origin = result["origin"] if result["origin"] is not None else f"{path.parent.name}/{path.name}"
+            out[result["key"]] = {**result, "scores": scores, "origin": origin}
+    return out
+
+
+def _results_of(path: Path, wanted: set[str]) -> Iterator[dict[str, Any]]:
+    table = path / "trials.parquet"
+    if not table.is_file():
+        for key, result in read_segments(path).items():
+            if key in wanted and result["status"] == "ok":
+                yield result
+        return
+    manifest = read_manifest(path)
+    if manifest is None or not wanted & set(pq.read_table(table, columns=["key"])["key"].to_pylist()):
+        return
+    orders = {name: body["receipt_order"] for name, body in manifest["conditions"].items()}
+    seen = set()
+    for row in pq.read_table(table).to_pylist():
+        if row["key"] in wanted and row["status"] == "ok" and row["key"] not in seen:
+            seen.add(row["key"])
+            yield from_row(row, orders[row["condition"]])
+
+
+def from_row(row: Mapping[str, Any], order: list[str]) -> dict[str, Any]:
+    """A result in stored form from a row of the table."""
+    names = ("positions_prefill", "positions_decode", "relative_change", "asked_prefill", "asked_decode")
+    names += ("positions_shadowed", "keys_ahead", "logit_change")
+    kept = ("key", "status", "reason", "output_ids", "text", "n_new", "finish", "origin", "batch_rows")
+    return {
+        **{name: row[name] for name in (*kept, "batch_length", "min_margin")},
+        "scores": {"perplexity": row["perplexity"]} if row.get("perplexity") is not None else {},
+        "receipts": [{name: row[f"{write}.{name}"] for name in names} for write in order],
+    }
+

@@ -1,0 +1,220 @@
+"""One run: prepare, choose its folder, take over what is known, compute the rest, join, summarise."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import yaml
+from rich.console import Console
+
+from analyses.gates import blocking
+from analyses.join import join
+from analyses.summary import write_summary
+from analyses.tables import load_run
+from analyses.terminal import print_summary
+from runner import status as codes
+from runner.check import check
+from runner.compose import Composed
+from runner.execute import Executor
+from runner.manifest import build, now
+from runner.plan_gates import plan_gates
+from runner.prepare import Prepared, plan_table, prepare, score_columns
+from runner.progress import ProgressWatcher
+from runner.resolve import config_hash, resolve
+from runner.resume import CannotResume, changed_inputs, choose, earlier_results
+from runner.spec import Spec
+from runner.store import FINISHED, RunFolder, read_manifest, read_segments
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """How a run ended. status: as the process would end; folder: where its results are, if anywhere."""
+
+    status: int
+    folder: Path | None = None
+    summary: Mapping[str, Any] = field(default_factory=dict)
+
+
+def run_job(composed: Composed, console: Console, command: Sequence[str], config_dir: Path | None) -> RunResult:
+    """Run one composed experiment to its end.
+
+    Raises ConfigurationError and BackendError before anything is computed. KeyboardInterrupt is taken as the wish to stop:
+    what is finished is kept, and the status is 130.
+    """
+    spec = check(composed)
+    if spec.dry_run:
+        from runner.dry_run import dry_run
+
+        return RunResult(dry_run(resolve(spec), console, config_dir, Path(spec.output_root)))
+    digest = config_hash(composed.mapping)
+    experiment = Path(spec.output_root) / spec.experiment.name
+    try:
+        choice = choose(experiment, digest, composed.mapping, spec.resume)
+    except CannotResume as error:
+        console.print(str(error), style="red", highlight=False, markup=False)
+        return RunResult(codes.CONFIGURATION)
+    if choice.folder is None:
+        assert choice.finished is not None
+        console.print(f"{choice.finished} is finished: nothing to do.", highlight=False, markup=False)
+        return RunResult(codes.DONE, choice.finished)
+    with choice.folder as folder:
+        return _Job(spec, composed, console, command, config_dir, folder, digest, choice.resumed).run()
+
+
+@dataclass
+class _Job:
+    spec: Spec
+    composed: Composed
+    console: Console
+    command: Sequence[str]
+    config_dir: Path | None
+    folder: RunFolder
+    digest: str
+    resumed: bool
+
+    def run(self) -> RunResult:
+        started = time.perf_counter()
+        prepared = prepare(resolve(self.spec), self.config_dir)
+        loaded = time.perf_counter()
+        manifest = self._manifest(prepared)
+        if self.resumed:
+            refusal = self._changed(manifest)
+            if refusal is not None:
+                self.console.print(refusal, style="red", highlight=False, markup=False)
+                return RunResult(codes.CONFIGURATION, self.folder.path)
+        self.folder.write_text("config.yaml", yaml.safe_dump(dict(self.composed.mapping), sort_keys=False))
+        self.folder.write_json("manifest.json", manifest)
+        self.folder.write_plan(plan_table(prepared.plan, prepared.design))
+        self._say(prepared)
+        done = self._known(prepared, manifest)
+        todo = list({t.key: t for t in prepared.plan.trials if t.invalid is None and t.key not in done}.values())
+        watcher = ProgressWatcher(self.console, len(todo), self.spec.quiet)
+        executor = Executor(
+            prepared.backend,
+            prepared.tokenizer,
+            prepared.design.readouts,
+            self.folder.append,
+            watcher,
+            prepared.design.backend.max_rows,
+        )
+        try:
+            with watcher.showing():
+                executor.run(todo)
+        except KeyboardInterrupt:
+            return self._interrupted(manifest, watcher)
+        manifest["times"]["seconds"] = {"load": loaded - started, **executor.times}
+        if todo:
+            self.console.print(
+                f"{len(todo)} trials in {watcher.seconds:.1f} s, {watcher.rate:,.0f} tokens/s", highlight=False
+            )
+        return self._finish(prepared, manifest)
+
+    def _manifest(self, prepared: Prepared) -> dict[str, Any]:
+        return build(
+            prepared.design,
+            self.composed.mapping,
+            self.digest,
+            self.command,
+            prepared.backend.info,
+            prepared.tokenizer.fingerprint,
+            prepared.banks,
+            prepared.pairing,
+            self.spec.allow_inert,
+            plan_gates(prepared.design, prepared.plan),
+        )
+
+    def _changed(self, manifest: Mapping[str, Any]) -> str | None:
+        old = read_manifest(self.folder.path)
+        changed = [] if old is None else changed_inputs(old, manifest)
+        if not changed:
+            return None
+        return (
+            f"{self.folder.path} cannot be resumed: {', '.join(changed)} changed since it began. Restore what changed, "
+            "or run without resume=true to start a new version."
+        )
+
+    def _say(self, prepared: Prepared) -> None:
+        pairing, design = prepared.pairing, prepared.design
+        self.console.print(f"[bold]{self.folder.name}[/]: {design.question}", highlight=False)
+        self.console.print(
+            f"{len(prepared.plan.trials):,} trials: {len(design.conditions)} conditions, {pairing.items} items "
+            f"({pairing.distinct_donors} donors, {pairing.distinct_targets} targets, {pairing.distinct_pairs} pairs), "
+            f"{design.repeats} repeat{'s' if design.repeats > 1 else ''}; {design.model.name} on {design.backend.name}",
+            highlight=False,
+        )
+        for note in design.layer_notes:
+            self.console.print(note, style="dim", highlight=False)
+
+    def _known(self, prepared: Prepared, manifest: dict[str, Any]) -> dict[str, dict[str, Any]]:
+        """Results that this version has, or that earlier versions have and this one now takes over."""
+        note = ProgressWatcher(self.console, 0, True).note
+        own = {key: r for key, r in read_segments(self.folder.path).items() if r["status"] != "failed"}
+        wanted = {t.key for t in prepared.plan.trials if t.invalid is None} - own.keys()
+        parent = self.folder.path.parent
+        taken = earlier_results(parent, wanted, self.folder.path, prepared.design.readouts, note)
+        if taken:
+            self.folder.append(taken.values())
+            origins = sorted({result["origin"] for result in taken.values()})
+            self.console.print(f"{len(taken):,} results taken over from {', '.join(origins)}", highlight=False)
+        if own:
+            self.console.print(f"{len(own):,} results were already here", highlight=False)
+        return own | taken
+
+    def _interrupted(self, manifest: dict[str, Any], watcher: ProgressWatcher) -> RunResult:
+        manifest["status"], manifest["exit_status"] = "interrupted", codes.INTERRUPTED
+        manifest["times"]["finished"] = now()
+        self.folder.write_json("manifest.json", manifest)
+        again = " ".join([*self.command, *([] if self.spec.resume else ["resume=true"])])
+        self.console.print(
+            f"interrupted: {watcher.done} of {watcher.total} trials are stored in {self.folder.path}. Go on with:\n"
+            f"  {again}",
+            highlight=False,
+            markup=False,
+        )
+        return RunResult(codes.INTERRUPTED, self.folder.path)
+
+    def _finish(self, prepared: Prepared, manifest: dict[str, Any]) -> RunResult:
+        plan = pq.read_table(self.folder.path / "plan.parquet")
+        orders = {name: body["receipt_order"] for name, body in manifest["conditions"].items()}
+        results = read_segments(self.folder.path).values()
+        table = join(plan, results, orders, score_columns(prepared.design))
+        statuses = table["status"].to_pylist()
+        failed = statuses.count("failed")
+        manifest["counts"] = {
+            "planned": len(statuses),
+            "done": statuses.count("ok"),
+            "reused": sum(origin is not None for origin in table["origin"].to_pylist()),
+            "failed": failed,
+            "invalid": statuses.count("invalid"),
+        }
+        manifest["times"]["finished"] = now()
+        # Failed trials leave the run unfinished, so that resume=true tries them again.
+        manifest["status"] = "failed" if failed else FINISHED
+        self.folder.finish(table, keep_segments=bool(failed))
+        self.folder.write_json("manifest.json", manifest)
+        run = load_run(self.folder.path)
+        summary = write_summary(run)
+        print_summary(self.console, summary)
+        status = self._status(run.trials, manifest, failed)
+        manifest["exit_status"] = status
+        self.folder.write_json("manifest.json", manifest)
+        self.console.print(f"results: {self.folder.path}", highlight=False, markup=False)
+        return RunResult(status, self.folder.path, summary)
+
+    def _status(self, trials: Any, manifest: Mapping[str, Any], failed: int) -> int:
+        from analyses.gates import all_gates
+
+        if failed:
+            self.console.print(f"{failed} trials failed; resume=true tries them again", style="red", highlight=False)
+            return codes.FAILED_TRIALS
+        return codes.INERT if blocking(all_gates(trials, manifest), self.spec.allow_inert) else codes.DONE
+
+
+def worst(statuses: Iterable[int]) -> int:
+    """The status that a sweep ends with."""
+    return max(statuses, key=codes.SEVERITY.index, default=codes.DONE)

@@ -1,0 +1,40 @@
+"""Which trials run together: batches sorted by length and sized from the memory budget."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from backends.contract import Footprint
+from runner.plan import Trial
+
+MOST_ROWS = 1024  # beyond this a batch gains nothing and a crash loses more
+
+
+def batches(trials: Sequence[Trial], footprint: Footprint, most_rows: int | None) -> Iterator[list[Trial]]:
+    """Trials in batches whose caches and logits fit in the budget (at least one trial each).
+
+    Sorted by the length of the prompt, then by prompt, so that rows of all conditions of an item stand together: their
+    prompt is prefilled once and their donors are captured once.
+    """
+    limit = MOST_ROWS if most_rows is None else most_rows
+    batch: list[Trial] = []
+    longest = new = 0
+    for trial in sorted(trials, key=_order):
+        length = max(longest, _context(trial))
+        tokens = max(new, trial.row.sampling.max_new_tokens)
+        size = (len(batch) + 1) * ((length + tokens) * footprint.bytes_per_token + footprint.bytes_per_row)
+        if batch and (len(batch) >= limit or size > footprint.budget):
+            yield batch
+            batch, length, tokens = [], _context(trial), trial.row.sampling.max_new_tokens
+        batch.append(trial)
+        longest, new = length, tokens
+    if batch:
+        yield batch
+
+
+def _context(trial: Trial) -> int:
+    return max(len(trial.row.ids), *(len(ids) for ids in trial.row.sources.values()), 1)
+
+
+def _order(trial: Trial) -> tuple[bool, int, tuple[int, ...], str]:
+    return (trial.row.recompute, len(trial.row.ids), trial.row.ids, trial.key)

@@ -1,0 +1,265 @@
+"""The shape of a configuration: every key that exists, its type and its default. Checked once, at the door."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PositiveInt
+
+from backends.contract import Align, Hold, Op, Part, Phase, Rope, Site
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
+Dtype = Literal["float32", "bfloat16", "float16"]
+Prompt = Literal["target", "donor", "donor+target"]
+Expect = Literal["noop", "inert"]
+Statistics = Literal["paired_clustered", "as_published"]
+LayerItem = int | str
+LayersWord = int | str | Annotated[tuple[LayerItem, ...], Field(strict=False)]
+Names = Annotated[tuple[str, ...], Field(strict=False)]
+
+_UNITS = {"": 1, "B": 1, "KIB": 1 << 10, "MIB": 1 << 20, "GIB": 1 << 30, "KB": 10**3, "MB": 10**6, "GB": 10**9}
+
+
+def read_bytes(value: object) -> object:
+    """A number of bytes from `2GiB`, `500MB` or a plain integer; anything else is returned for the type check."""
+    if not isinstance(value, str):
+        return value
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMG]i?B|B)?\s*", value, flags=re.IGNORECASE)
+    if not found:
+        raise ValueError("expected a size such as 2GiB or 500MB")
+    return int(float(found[1]) * _UNITS[(found[2] or "").upper()])
+
+
+Size = Annotated[int, Field(gt=0), BeforeValidator(read_bytes)]
+
+
+class Strict(BaseModel):
+    """No key that nothing reads, no silent conversion, no change after the check."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class ExperimentSpec(Strict):
+    """What is asked, of how many items, how often each."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
+    question: str = ""
+    n: PositiveInt
+    repeats: PositiveInt = 1
+
+
+class ModelSpec(Strict):
+    """Which model, and what its YAML declares of it."""
+
+    name: str
+    source: Literal["embedded", "hub", "local"]
+    id: str | None = None
+    revision: str | None = None
+    path: str | None = None
+    language: Literal["organism", "english"]
+    architecture: str
+    layers: PositiveInt
+    heads: PositiveInt
+    kv_heads: PositiveInt
+    head_width: PositiveInt
+    width: PositiveInt
+    context: PositiveInt
+    vocabulary: PositiveInt | None = None
+    dtype: Dtype
+    chat_template: bool = False
+    landmarks: dict[str, int] = Field(default_factory=dict)
+
+
+class BackendSpec(Strict):
+    """How the model is run. memory_budget in bytes; max_rows caps the rows of a batch."""
+
+    name: Literal["torch"]
+    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"
+    dtype: Dtype | None = None
+    attention: Literal["sdpa", "eager"] = "sdpa"
+    device_map: Literal["auto"] | None = None
+    memory_budget: Size = 2 << 30
+    threads: PositiveInt | None = None
+    max_rows: PositiveInt | None = None
+
+
+class BankChoice(Strict):
+    """A prompt bank (a name within the language, or the path of a JSONL file) and the groups taken from it."""
+
+    bank: str
+    groups: Literal["all"] | Names = "all"
+
+
+class RoleSpec(BankChoice):
+    """A further donor of each item. match: `random`, or `length` (nearest in tokens to the item's donor)."""
+
+    match: Literal["random", "length"] = "random"
+
+
+class PairingSpec(Strict):
+    """replace: prompts may recur. length_matched: the donor is near the target in tokens."""
+
+    replace: bool = True
+    length_matched: bool = False
+
+
+class PromptsSpec(Strict):
+    """Where donors and targets come from and how they are paired."""
+
+    name: str
+    kind: Literal["pairs"]
+    language: Literal["organism", "english"]
+    donors: BankChoice
+    targets: BankChoice
+    roles: dict[Name, RoleSpec] = Field(default_factory=dict)
+    pairing: PairingSpec = PairingSpec()
+    seed: int = 42
+
+
+class SamplingSpec(Strict):
+    """How new tokens are drawn. temperature 0 is greedy; top_k 0 and top_p 1 truncate nothing."""
+
+    temperature: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.8
+    top_k: Annotated[int, Field(ge=0)] = 0
+    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    max_new_tokens: PositiveInt = 150
+    seed: int = 42
+
+
+class SamplingChange(Strict):
+    """What one condition samples differently; None where it does not."""
+
+    temperature: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
+    top_k: Annotated[int, Field(ge=0)] | None = None
+    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    max_new_tokens: PositiveInt | None = None
+
+
+class WriteSpec(Strict):
+    """One write, in words. `order` None: no rank was given."""
+
+    site: Site
+    part: Part = "both"
+    layers: LayersWord
+    heads: Names | None = None
+    positions: str = "all"
+    during: Phase = "prefill"
+    hold: Hold | None = None
+    op: Op = "replace"
+    value: str | None = None
+    draws: PositiveInt = 1
+    align: Align = "right"
+    rope: Rope = "rerotate"
+    keep_sink: bool = False
+    alpha: Annotated[float, Field(allow_inf_nan=False)] = 1.0
+    expect: Expect | None = None
+    min_positions: PositiveInt = 1
+    order: int | None = None
+
+
+class ConditionSpec(Strict):
+    """A condition: its reserved keys, and its writes by name. `grid`: the cell that a grid expanded to."""
+
+    label: str | None = None
+    prompt: Prompt = "target"
+    sampling: SamplingChange = SamplingChange()
+    replay_last_token: bool = False
+    recompute: bool = False
+    same_as: str | None = None
+    grid: dict[str, str | int | float | bool] = Field(default_factory=dict)
+    writes: dict[str, WriteSpec] = Field(default_factory=dict)
+
+
+RESERVED: tuple[str, ...] = tuple(key for key in ConditionSpec.model_fields if key != "writes")
+
+
+class Margin(Strict):
+    """The difference up to which two conditions count as the same, in units of the primary readout."""
+
+    margin: Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+Pair = Annotated[tuple[str, str], Field(strict=False)]
+SamePair = Annotated[tuple[str, str, Margin], Field(strict=False)]
+
+
+class ContrastsSpec(Strict):
+    """Which conditions are compared, on what. `same`: pairs for an equivalence test."""
+
+    family: Literal["each_against_baseline", "none"] = "each_against_baseline"
+    baseline: str = "baseline"
+    primary: str = "score"
+    extra: Annotated[tuple[Pair, ...], Field(strict=False)] = ()
+    same: Annotated[tuple[SamePair, ...], Field(strict=False)] = ()
+    statistics: Statistics = "paired_clustered"
+
+
+class ReadoutSpec(Strict):
+    """What a readout's name stands for: a registered kind, in a version."""
+
+    kind: Literal["behaviour", "perplexity"]
+    version: Literal[1] = 1
+
+
+READOUT_COLUMNS: Mapping[str, tuple[str, ...]] = {
+    "behaviour": ("score", "markers", "bonus", "strict"),
+    "perplexity": ("perplexity",),
+}
+
+
+class LaunchSpec(Strict):
+    """Where the trials of a run are computed."""
+
+    name: Literal["local"]
+
+
+class StageSpec(Strict):
+    """One stage of an experiment. Readouts None: those of the top level."""
+
+    kind: Literal["measure"]
+    conditions: dict[str, ConditionSpec]
+    readouts: Names | None = None
+
+
+class Spec(Strict):
+    """A whole configuration, checked. An experiment in the flat form has the one stage `measure`."""
+
+    experiment: ExperimentSpec
+    model: ModelSpec
+    backend: BackendSpec
+    prompts: PromptsSpec
+    sampling: SamplingSpec = SamplingSpec()
+    readout: dict[str, ReadoutSpec] = Field(default_factory=dict)
+    readouts: Names
+    launch: LaunchSpec
+    reference_depth: Annotated[int, Field(ge=2)] | None = None
+    conditions: dict[str, ConditionSpec] = Field(default_factory=dict)
+    stages: dict[Name, StageSpec] = Field(default_factory=dict)
+    contrasts: ContrastsSpec = ContrastsSpec()
+    published: Literal["n300"] | None = None
+    limit: PositiveInt | None = None
+    dry_run: bool = False
+    resume: bool = False
+    allow_inert: bool | None = None
+    profile: bool = False
+    quiet: bool = False
+    output_root: Annotated[str, Field(min_length=1)] = "outputs"
+
+    @property
+    def stage(self) -> tuple[str, Mapping[str, ConditionSpec], tuple[str, ...]]:
+        """Name, conditions and readouts of the stage that measures."""
+        for name, stage in self.stages.items():
+            return name, stage.conditions, self.readouts if stage.readouts is None else stage.readouts
+        return "measure", self.conditions, self.readouts
+
+    @property
+    def n_asked(self) -> int:
+        """Items that this run is to have: n, or fewer under `limit`."""
+        return self.experiment.n if self.limit is None else min(self.limit, self.experiment.n)
+
+
+def plain(spec: BaseModel) -> dict[str, Any]:
+    """A checked specification as plain data."""
+    return spec.model_dump(mode="json")

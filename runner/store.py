@@ -1,0 +1,198 @@
+"""Run folders: versions that are never overwritten, segments that survive a kill, one table at the end."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any
+
+import orjson
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+VERSION = re.compile(r"v(\d{4,})")
+FINISHED = "done"
+
+
+class StoreError(Exception):
+    """A run folder that cannot be created, locked or read; the message says which and what to do."""
+
+
+def atomic_write(path: Path, data: bytes) -> None:
+    """Write aside, sync, rename, sync the folder: a reader sees the old file or the new one, never half of it."""
+    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with aside.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(aside, path)
+    _sync_folder(path.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def versions(experiment: Path) -> list[Path]:
+    """The version folders of an experiment, oldest first."""
+    if not experiment.is_dir():
+        return []
+    found = [p for p in experiment.iterdir() if p.is_dir() and VERSION.fullmatch(p.name)]
+    return sorted(found, key=lambda p: int(p.name[1:]))
+
+
+def read_manifest(folder: Path) -> dict[str, Any] | None:
+    """The manifest of a version; None where it was killed before it wrote one. Raises StoreError if unreadable."""
+    path = folder / "manifest.json"
+    if not path.is_file():
+        return None
+    try:
+        found = json.loads(path.read_bytes())
+    except ValueError as error:
+        raise StoreError(f"{path}: expected JSON: {error}") from error
+    if not isinstance(found, dict):
+        raise StoreError(f"{path}: expected a JSON object")
+    return found
+
+
+@dataclass
+class RunFolder:
+    """One version, locked by this process while it is open."""
+
+    path: Path
+    _lock: IO[bytes]
+    _segment: IO[bytes] | None = field(default=None)
+
+    @staticmethod
+    def create(experiment: Path) -> RunFolder:
+        """The next version, created exclusively. Raises StoreError where the folder cannot be written."""
+        try:
+            experiment.mkdir(parents=True, exist_ok=True)
+            while True:
+                existing = versions(experiment)
+                number = int(existing[-1].name[1:]) + 1 if existing else 1
+                path = experiment / f"v{number:04d}"
+                try:
+                    path.mkdir()
+                    break
+                except FileExistsError:
+                    continue  # another process took this number in between
+            (path / "segments").mkdir()
+        except OSError as error:
+            raise StoreError(
+                f"{experiment}: results cannot be written here ({error.strerror}); choose another folder with "
+                "output_root=FOLDER"
+            ) from error
+        return RunFolder.open(path)
+
+    @staticmethod
+    def open(path: Path) -> RunFolder:
+        """Lock an existing version. Raises StoreError where another process writes it."""
+        try:
+            lock = (path / "lock").open("ab")
+        except OSError as error:
+            raise StoreError(f"{path}: cannot be opened for writing ({error.strerror})") from error
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            lock.close()
+            raise StoreError(f"{path}: another process is writing this run; wait for it or stop it") from error
+        return RunFolder(path, lock)
+
+    def __enter__(self) -> RunFolder:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._segment is not None:
+            self._segment.close()
+        self._lock.close()
+
+    @property
+    def name(self) -> str:
+        """`experiment/v0001`."""
+        return f"{self.path.parent.name}/{self.path.name}"
+
+    def write_json(self, name: str, body: Mapping[str, Any]) -> None:
+        atomic_write(self.path / name, json.dumps(body, indent=2, ensure_ascii=False, default=str).encode())
+
+    def write_text(self, name: str, body: str) -> None:
+        atomic_write(self.path / name, body.encode())
+
+    def write_plan(self, plan: pa.Table) -> None:
+        self._write_table("plan.parquet", plan)
+
+    def append(self, results: Iterable[Mapping[str, Any]]) -> None:
+        """Add finished trials to this attempt's segment and sync them to disk."""
+        if self._segment is None:
+            folder = self.path / "segments"
+            folder.mkdir(exist_ok=True)
+            number = len(list(folder.glob("*.jsonl")))
+            while True:
+                try:
+                    self._segment = (folder / f"{number:04d}-{os.getpid()}.jsonl").open("xb")
+                    break
+                except FileExistsError:
+                    number += 1
+        self._segment.write(b"".join(orjson.dumps(result) + b"\n" for result in results))
+        self._segment.flush()
+        os.fsync(self._segment.fileno())
+
+    def finish(self, table: pa.Table, keep_segments: bool) -> None:
+        """Write trials.parquet; then the segments and the plan, which it holds, go."""
+        self._write_table("trials.parquet", table)
+        if self._segment is not None:
+            self._segment.close()
+            self._segment = None
+        if not keep_segments:
+            shutil.rmtree(self.path / "segments", ignore_errors=True)
+            (self.path / "plan.parquet").unlink(missing_ok=True)
+
+    def _write_table(self, name: str, table: pa.Table) -> None:
+        aside = self.path / f".{name}.tmp"
+        pq.write_table(table, aside, compression="zstd")
+        with aside.open("rb") as file:
+            os.fsync(file.fileno())
+        os.replace(aside, self.path / name)
+        _sync_folder(self.path)
+
+
+def read_segments(folder: Path) -> dict[str, dict[str, Any]]:
+    """Results of a version's segments by key. A torn last line of a segment is dropped (its writer was killed); a
+    failed trial gives way to a later result.
+
+    Raises StoreError for a broken line that is not the last, and for two results of one key.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    for path in sorted((folder / "segments").glob("*.jsonl")):
+        for number, line in _whole_lines(path):
+            try:
+                result = orjson.loads(line)
+                key, status = result["key"], result["status"]
+            except (orjson.JSONDecodeError, KeyError, TypeError) as error:
+                raise StoreError(f"{path}:{number}: expected a result as one JSON object: {error}") from error
+            if key in found and found[key]["status"] != "failed" and status != "failed":
+                raise StoreError(f"{path}:{number}: a second result for trial {key}; one of the segments is a copy")
+            if key not in found or status != "failed":
+                found[key] = result
+    return found
+
+
+def _whole_lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    data = path.read_bytes()
+    whole = data[: data.rfind(b"\n") + 1]
+    for number, line in enumerate(whole.split(b"\n"), start=1):
+        if line:
+            yield number, line

@@ -1,0 +1,62 @@
+"""One item in all conditions, at once, as texts: the first look at an experiment. Nothing is stored."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rich.console import Console
+from rich.panel import Panel
+from rich.text import Text
+
+from runner import status
+from runner.check import check
+from runner.compose import compose
+from runner.errors import ConfigurationError, Problem
+from runner.execute import text_scores
+from runner.prepare import prepare
+from runner.resolve import resolve
+
+
+def try_item(words: list[str], config_dir: Path | None, console: Console) -> int:
+    """Run `item=K` (default 0) of an experiment in all its conditions and print the texts and receipts."""
+    item, overrides = 0, []
+    for word in words:
+        key, _, value = word.partition("=")
+        if key != "item":
+            overrides.append(word)
+        elif value.isdecimal():
+            item = int(value)
+        else:
+            raise ConfigurationError([Problem("command line", "item", f"expected a number from 0, got '{value}'")])
+    spec = check(compose(overrides, config_dir))
+    design = resolve(spec)
+    if item >= design.n:
+        raise ConfigurationError([Problem("command line", "item", f"expected 0 to {design.n - 1}, got {item}")])
+    prepared = prepare(design, config_dir, only_item=item)
+    pair = prepared.items[0]
+    console.print(Panel(Text(pair.donor.text), title=f"donor {pair.donor.id}", title_align="left"))
+    console.print(Panel(Text(pair.target.text), title=f"target {pair.target.id}", title_align="left"))
+    trials = [t for t in prepared.plan.trials if t.repeat == 0]
+    runnable = [t for t in trials if t.invalid is None]
+    outcomes = dict(zip((t.key for t in runnable), prepared.backend.decode([t.row for t in runnable]), strict=True))
+    for trial in trials:
+        condition = design.condition(trial.condition)
+        if trial.invalid is not None:
+            body = Text(f"invalid: {trial.invalid}", style="red")
+        else:
+            outcome = outcomes[trial.key]
+            text = prepared.tokenizer.decode(outcome.output_ids)
+            scores = text_scores(text, design.readouts)
+            body = Text(text + "\n")
+            body.append("  ".join(f"{name} {value}" for name, value in scores.items()), style="bold")
+            for name, receipt in outcome.receipts.items():
+                change = receipt.relative_change
+                body.append(
+                    f"\n{name}: prefill {receipt.positions_prefill} of {receipt.asked_prefill}, decode "
+                    f"{receipt.positions_decode} of {receipt.asked_decode} positions"
+                    + (f", relative change {change:.3g}" if change is not None else ""),
+                    style="dim",
+                )
+        title = f"{trial.condition}: {condition.label}"
+        console.print(Panel(body, title=Text(title), title_align="left"))
+    return status.DONE
