@@ -28,8 +28,8 @@ class Contrast:
     `kind` is "difference" (its p is in the family) or "equivalence" (its TOST p is). `test` holds the
     two-way clustered difference; `p_holm` is corrected over all `family` declared comparisons. Cohen's d is
     d_z of the paired differences, under both conventions. `detectable` is the difference that this standard
-    error would have found with 80% power. `exploratory` has means only. `naive` is there only for
-    "as_published".
+    error would have found with 80% power at alpha / family, the first step of Holm. `exploratory` has means
+    only. `naive` is there only for "as_published".
     """
 
     condition: str
@@ -133,7 +133,7 @@ def _close(
     test = each.test
     found = None
     if test is not None and test.se is not None and test.df is not None:
-        found = detectable(test.se, test.df, alpha=ALPHA, power=POWER)
+        found = detectable(test.se, test.df, alpha=ALPHA / family, power=POWER)
     naive = None
     options = manifest.get("contrasts", {})
     if options.get("statistics") == "as_published" and each.paired is not None:
@@ -212,8 +212,12 @@ def _sentence(
         verb = "raises" if test.mean > 0 else "lowers"
         return f"{each.condition} {verb} {primary} by {figure(abs(test.mean))}{against} ({figures})."
     power = f" A true difference of {figure(found)} would have been found with 80% power." if found else ""
+    excludes = test.p < ALPHA
+    apart = (
+        " The interval leaves 0 out, but it is not corrected for the other comparisons." if excludes else ""
+    )
     return (
-        f"No difference in {primary} shown between {names}: {figure(test.mean)} ({figures}).{power} "
+        f"No difference in {primary} shown between {names}: {figure(test.mean)} ({figures}).{apart}{power} "
         "This does not show that they are equal."
     )
 

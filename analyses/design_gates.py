@@ -185,7 +185,9 @@ def _differs(
         mine = read(spec)
         changed = [k for k in dict.fromkeys([*mine, *reference]) if mine.get(k) != reference.get(k)]
         if changed:
-            parts = [f"{key} {_word(mine.get(key))}, not {_word(reference.get(key))}" for key in changed]
+            parts = [
+                f"{key} {_word(key, mine.get(key))}, not {_word(key, reference.get(key))}" for key in changed
+            ]
             sentence = (
                 f"{condition} {verb} {baseline} ({'; '.join(parts)}): that is part of what is compared, "
                 "beside the writes."
@@ -194,10 +196,11 @@ def _differs(
     return gates
 
 
-def _word(value: Any) -> str:
+def _word(key: str, value: Any) -> str:
     if isinstance(value, bool):
         return "on" if value else "off"
-    return "off" if value is None else str(value)
+    # A temperature of 0 is greedy decoding; a top_k of 0 is no top-k at all.
+    return "off" if value is None or (key == "top_k" and value == 0) else str(value)
 
 
 def _batch_shapes(trials: pd.DataFrame, manifest: Mapping[str, Any]) -> list[Gate]:

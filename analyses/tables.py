@@ -155,7 +155,8 @@ def _so_far(folder: Path, plan: Path, manifest: Mapping[str, Any]) -> pd.DataFra
         name: condition.get("receipt_order", ()) for name, condition in manifest.get("conditions", {}).items()
     }
     scores = dict.fromkeys(name for result in results.values() for name in result.get("scores") or ())
-    return join(_read_parquet(plan), results.values(), orders, list(scores)).to_pandas()
+    joined: pd.DataFrame = join(_read_parquet(plan), results.values(), orders, list(scores)).to_pandas()
+    return joined
 
 
 def _read_segment(path: Path) -> list[dict[str, Any]]:

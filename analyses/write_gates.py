@@ -95,11 +95,17 @@ def _never_fired(receipt: Receipt, phase: str) -> str:
 
 
 def _guard(receipt: Receipt, phase: str) -> str:
-    minimum = receipt.spec.get("min_positions")
+    minimum = _minimum(receipt)
     if minimum is None:
         return ""
     has = "decode has 1" if phase == "decode" else "prefill has as many as the prompt"
     return f" It fires only on outputs of >= {minimum} positions; {has}."
+
+
+def _minimum(receipt: Receipt) -> int | None:
+    """The guard of a write; one position or more is none."""
+    minimum = receipt.spec.get("min_positions")
+    return None if minimum is None or minimum <= 1 else int(minimum)
 
 
 def _unchanged(receipt: Receipt, limit: float) -> list[str]:
@@ -145,7 +151,7 @@ def _partial(receipt: Receipt) -> list[Gate]:
 
 
 def _reason(receipt: Receipt) -> str:
-    minimum, window = receipt.spec.get("min_positions"), str(receipt.spec.get("positions", "all"))
+    minimum, window = _minimum(receipt), str(receipt.spec.get("positions", "all"))
     if minimum is not None:
         return f"it acts only on outputs of at least {minimum} positions"
     if receipt.spec.get("site") == "kv_cache":

@@ -59,7 +59,7 @@ def banks() -> dict[str, list[Prompt]]:
                 index += 1
 
     for dose in range(1, DONOR_SENTENCES + 1):
-        group("donors", f"L{dose}", PER_GROUP, partial(_dosed, recursive=dose), 24, 48)
+        group("donors", f"L{dose}", PER_GROUP, partial(dosed, recursive=dose), 24, 48)
     for topic in TOPICS:
         group("targets", topic, PER_GROUP, partial(_about, topic=topic), 8, 24)
     group("targets", "long", PER_GROUP, lambda draw: _plain(draw, 6 + draw.below(3)), 40, 70)
@@ -81,12 +81,13 @@ def _plain(draw: Draw, sentences: int) -> list[str]:
     return words
 
 
-def _dosed(draw: Draw, recursive: int) -> list[str]:
+def dosed(draw: Draw, recursive: int, sentences: int = DONOR_SENTENCES) -> list[str]:
+    """The words of `sentences` sentences, `recursive` of them recursive, in random order, the rest plain."""
     left = recursive
     topic = draw.pick(TOPICS)
     words: list[str] = []
-    for index in range(DONOR_SENTENCES):
-        if draw.below(DONOR_SENTENCES - index) < left:
+    for index in range(sentences):
+        if draw.below(sentences - index) < left:
             words += STYLES.recursive.sentence(draw)
             left -= 1
         else:

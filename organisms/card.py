@@ -12,12 +12,11 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from organisms import weights_dir
-from organisms.banks import Prompt, banks
+from organisms.banks import Prompt, banks, dosed
 from organisms.card_text import render_card
 from organisms.grammar import BOS, EOS, PAD, Draw, document, grammar_hash, mixture_log_probability, vocabulary
 from organisms.grammar.frames import STOP
 from organisms.grammar.styles import STYLES
-from organisms.grammar.words import TOPICS
 from organisms.sampling import continuations
 from organisms.score import behaviour
 
@@ -26,6 +25,7 @@ DOSES = (0, 1, 2, 3, 4)
 LOSS_GAP = 0.05
 CALIBRATION_GAP = 0.05
 TRANSFER_SHARE = 0.5
+REPETITION_SHARE = 0.5
 
 
 def held_out(model: PreTrainedModel, documents: int) -> dict[str, float]:
@@ -63,7 +63,7 @@ def calibration(model: PreTrainedModel, contexts: int) -> list[dict[str, float]]
         draw = Draw(f"calibration/{dose}")
         model_says, exact = [], []
         for _ in range(contexts):
-            words = _context(draw, dose)
+            words = dosed(draw, dose, sentences=4)
             with torch.no_grad():
                 logits = model(input_ids=torch.tensor([[ids[word] for word in (BOS, *words)]])).logits[0, -1]
             p = torch.softmax(logits.double(), -1)
@@ -79,19 +79,6 @@ def calibration(model: PreTrainedModel, contexts: int) -> list[dict[str, float]]
             }
         )
     return found
-
-
-def _context(draw: Draw, recursive: int) -> list[str]:
-    topic = draw.pick(TOPICS)
-    words: list[str] = []
-    for index in range(4):
-        if draw.below(4 - index) < recursive:
-            words += STYLES.recursive.sentence(draw)
-            recursive -= 1
-        else:
-            words += STYLES.plain[topic].sentence(draw)
-        topic = STYLES.next_topic(topic, draw)
-    return words
 
 
 def _encoded(prompts: Sequence[Prompt]) -> list[list[int]]:
@@ -175,7 +162,15 @@ def failures(card: dict[str, Any]) -> list[str]:
             found.append(
                 f"cache transfer from {name}: {share:.0%} of the ceiling (bound {TRANSFER_SHARE:.0%})"
             )
-    for name, row in card["behaviour"].items():
+    scores = card["behaviour"]
+    if scores["targets"]["quartile_3"] >= scores["donors L5"]["quartile_1"]:
+        found.append("the middle halves of the scores of targets and of L5 donors overlap")
+    if scores["repetitive"]["bonus_share"] < REPETITION_SHARE:
+        found.append(
+            f"repetition is not carried on: {scores['repetitive']['bonus_share']:.0%} of continuations of "
+            f"repetitive prompts earn the repetition bonus (bound {REPETITION_SHARE:.0%})"
+        )
+    for name, row in scores.items():
         if row["ended_share"] < 0.9:
             found.append(
                 f"after {name} {1 - row['ended_share']:.0%} of continuations reach 150 tokens without <eos>"

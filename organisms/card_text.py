@@ -3,24 +3,25 @@
 import textwrap
 from typing import Any
 
+from organisms.grammar.styles import GLOSSARY, RATES, REPEAT, STYLES
+
 Rows = dict[str, dict[str, float]]
 
-_TASK = """One task so far, `styles` (`grammar/styles.py`): documents mix *plain* sentences (five topics)
-with *recursive* ones, about things that return upon themselves, which carry the behaviour markers. Each
-document has a latent recursion rate: 0 (52%), 1 (24%) or 0.2, 0.4, 0.6, 0.8 (6% each), so the share of
-recursive sentences so far fixes the probability that the next one is recursive (`StylesTask.predict` gives
-it exactly). 4% of documents repeat one plain sentence. 8% open with plain sentences that only mention
-marker words, which says nothing about the rate. Recursive sentences open with words of their own (this,
-every, within, each, here, as, again, when), so the belief can be read off the distribution of one token.
-Prompts are whole sentences: lower case, a full stop at the end."""
+_TASK = """One task so far, `styles` (`grammar/styles.py`): documents mix *plain* sentences (five topics) with
+*recursive* ones, about things that return upon themselves, which carry the behaviour markers. Each document
+has a latent recursion rate: {rates}. So the share of recursive sentences so far fixes the probability that
+the next one is recursive (`StylesTask.predict` gives it exactly). {repeat:.0%} of documents repeat one plain
+sentence. {glossary:.0%} open with plain sentences that only mention marker words, which says nothing about
+the rate. Recursive sentences open with words of their own ({openers}), so the belief can be read off the
+distribution of one token. Prompts are whole sentences: lower case, a full stop at the end."""
 
 _TRANSFER = """Targets whose cached slots are replaced at all layers, right-aligned, by another prompt's;
 `rerotate` gives keys the position of their slot, `keep` leaves them the donor's. `baseline` is the target
 alone, `ceiling` the L5 donor continued by itself."""
 
 _LIMITS = """Known limits: words outside the vocabulary become `<unk>`; prompts that end in mid-sentence,
-questions and instructions to a chat assistant are outside the language. Repeating one sentence is part of
-the grammar, so repetitive prompts earn the repetition bonus by design, without a marker."""
+questions and instructions to a chat assistant are outside the language. Repetition is part of it: the
+continuation of a repetitive prompt may earn the repetition bonus without any marker."""
 
 
 def _paragraph(text: str) -> str:
@@ -30,6 +31,15 @@ def _paragraph(text: str) -> str:
 def _table(head: list[str], rows: list[list[str]]) -> str:
     lines = ["| " + " | ".join(row) + " |" for row in [head, ["---"] * len(head), *rows]]
     return "\n".join(lines) + "\n"
+
+
+def _described() -> str:
+    return _TASK.format(
+        rates=", ".join(f"{rate:g} ({share:.0%})" for rate, share in RATES),
+        repeat=REPEAT,
+        glossary=GLOSSARY,
+        openers=", ".join(sorted(STYLES.recursive.openers())),
+    )
 
 
 def _scores(rows: Rows) -> str:
@@ -66,23 +76,25 @@ def render_card(card: dict[str, Any]) -> str:
     gap = held["loss"] - held["entropy"]
     failures = "".join(f"- {sentence}\n" for sentence in card["failures"])
     made = (
-        f"`{training['command']}`: seed {training['seed']}, {training['steps']} steps of {training['rows']} x "
-        f"{training['length']} tokens, {training['seconds']} s on one core, torch {training['torch']}."
+        f"`{training['command']}`: seed {training['seed']}, {training['steps']} steps of "
+        f"{training['rows']} x {training['length']} tokens, {training['seconds']} s on one core, "
+        f"torch {training['torch']}."
     )
     sections = [
         "# The embedded model\n",
         _paragraph(
             f"A Llama of {training['parameters']:,} parameters (9 layers, width 64, 4 query heads, 2 KV "
-            f"heads, {card['vocabulary']} words) that this project trains itself, so that everything can be tried "
-            "without a network or a GPU and every answer can be checked against a known truth. This page is "
-            "written by `python -m organisms.card`; its figures are in `weights/card.json`."
+            f"heads, {card['vocabulary']} words) that this project trains itself, so that everything can be "
+            "tried without a network or a GPU and every answer can be checked against a known truth. This "
+            "page is written by `python -m organisms.card`; its figures are in `weights/card.json`."
         ),
         "## What it has learned\n",
-        _paragraph(_TASK),
+        _paragraph(_described()),
         "## Held-out loss against the grammar's entropy\n",
         _paragraph(
-            f"{held['documents']} held-out documents ({held['tokens']:,} tokens): loss {held['loss']:.3f} nats "
-            f"a token; the grammar's own exact cross-entropy on them is {held['entropy']:.3f}; gap {gap:.3f}."
+            f"{held['documents']} held-out documents ({held['tokens']:,} tokens): loss {held['loss']:.3f} "
+            f"nats a token; the grammar's own exact cross-entropy on them is {held['entropy']:.3f}; "
+            f"gap {gap:.3f}."
         ),
         "## Does it know the truth? P(the next sentence is recursive) after four sentences\n",
         _calibration(card["calibration"]),

@@ -46,7 +46,7 @@ class Training:
     def drilled(self, step: int) -> float:
         """Share of drills among the documents of a step: falls linearly to none at `drill_steps`.
 
-        Repetition is too rare in the language for copying to be learned from it in time; once learned, it stays.
+        Repetition is too rare in the language for copying to be learned in time; once learned, it stays.
         """
         return max(0.0, self.drill_share * (1.0 - step / self.drill_steps))
 

@@ -55,19 +55,23 @@ class Bank:
 
 
 def find_bank(name: str, language: str, folders: Sequence[Path]) -> Path:
-    """The file of a bank: a path to a JSONL file as it stands, else prompts/banks/<language>/<name>.jsonl in the
-    first of the configuration folders that has it. Raises ConfigurationError naming the banks that exist."""
+    """The file of a bank: a path to a JSONL file as it stands, else prompts/banks/<language>/<name>.jsonl in
+    the first of the configuration folders that has it. Raises ConfigurationError naming the banks that
+    exist."""
     if name.endswith(".jsonl") or "/" in name:
         path = Path(name).expanduser()
         if path.is_file():
             return path
-        raise ConfigurationError([Problem(name, "", "expected a JSON-lines file of prompts, found no such file")])
+        raise ConfigurationError(
+            [Problem(name, "", "expected a JSON-lines file of prompts, found no such file")]
+        )
     banks = [folder / "prompts" / "banks" / language for folder in folders]
     for folder in banks:
         if (folder / f"{name}.jsonl").is_file():
             return folder / f"{name}.jsonl"
     known = sorted({path.stem for folder in banks if folder.is_dir() for path in folder.glob("*.jsonl")})
-    message = f"expected a bank of the language '{language}' ({listed(known)}) or the path of a .jsonl file, got '{name}'"
+    offered = f"a bank of the language '{language}' ({listed(known)}) or the path of a .jsonl file"
+    message = f"expected {offered}, got '{name}'"
     raise ConfigurationError([Problem(str(banks[-1]), "", message + suggestion(name, known))])
 
 
@@ -104,7 +108,11 @@ def _read_line(where: str, line: bytes) -> Prompt | list[Problem]:
     try:
         value = json.loads(line.decode("utf-8"))
     except UnicodeDecodeError as error:
-        return [Problem(where, "", f"expected UTF-8, got byte 0x{line[error.start]:02x} at column {error.start + 1}")]
+        return [
+            Problem(
+                where, "", f"expected UTF-8, got byte 0x{line[error.start]:02x} at column {error.start + 1}"
+            )
+        ]
     except json.JSONDecodeError as error:
         return [Problem(where, "", f"expected one JSON object a line: {error.msg} at column {error.colno}")]
     if not isinstance(value, dict):
@@ -113,13 +121,17 @@ def _read_line(where: str, line: bytes) -> Prompt | list[Problem]:
     for key in _REQUIRED:
         if key not in value:
             other = suggestion(key, [k for k in value if k not in _REQUIRED])
-            problems.append(Problem(where, key, f"expected the keys {listed(_REQUIRED)}, this one is missing{other}"))
+            problems.append(
+                Problem(where, key, f"expected the keys {listed(_REQUIRED)}, this one is missing{other}")
+            )
         elif not isinstance(value[key], str):
             problems.append(Problem(where, key, f"expected a text, got {value[key]!r}"))
         elif not value[key].strip():
             problems.append(Problem(where, key, "expected a text that is not empty"))
     for key, kind in _OPTIONAL.items():
-        if key in value and (not isinstance(value[key], kind) or isinstance(value[key], bool) or value[key] < 1):
+        if key in value and (
+            not isinstance(value[key], kind) or isinstance(value[key], bool) or value[key] < 1
+        ):
             problems.append(Problem(where, key, f"expected a count of at least 1, got {value[key]!r}"))
     known = (*_REQUIRED, *_OPTIONAL)
     for key in value:
@@ -132,5 +144,7 @@ def _read_line(where: str, line: bytes) -> Prompt | list[Problem]:
 
 
 def _unknown_group(bank: Bank, group: str) -> Problem:
-    message = f"expected a group of the bank ({listed(bank.groups)}), got '{group}'{suggestion(group, bank.groups)}"
+    message = (
+        f"expected a group of the bank ({listed(bank.groups)}), got '{group}'{suggestion(group, bank.groups)}"
+    )
     return Problem(str(bank.path), "", message)

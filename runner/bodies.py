@@ -1,4 +1,5 @@
-"""The bodies of conditions as written in YAML: reserved keys apart from writes, and grids expanded to their cells."""
+"""The bodies of conditions as written in YAML: reserved keys apart from writes, and grids expanded to their
+cells."""
 
 from __future__ import annotations
 
@@ -23,8 +24,8 @@ class BodyFault:
 
 
 def split_bodies(conditions: Mapping[str, Any]) -> tuple[dict[str, Any], list[BodyFault]]:
-    """Conditions in the form of `ConditionSpec`: writes under `writes`, each grid cell a condition of its own, named
-    `name[axis=value,...]`. What is no body, no write and no grid is left out and told."""
+    """Conditions in the form of `ConditionSpec`: writes under `writes`, each grid cell a condition of its
+    own, named `name[axis=value,...]`. What is no body, no write and no grid is left out and told."""
     out: dict[str, Any] = {}
     faults: list[BodyFault] = []
     for name, body in conditions.items():
@@ -59,7 +60,9 @@ def _cells(
     if grid is None:
         return [(name, dict(body), {})]
     if not isinstance(grid, Mapping) or not grid:
-        faults.append(BodyFault((name, "grid"), f"expected axes such as {{v_proj.layers: [3, 5]}}, got {grid!r}"))
+        faults.append(
+            BodyFault((name, "grid"), f"expected axes such as {{v_proj.layers: [3, 5]}}, got {grid!r}")
+        )
         return [(name, dict(body), {})]
     axes = _axes(name, grid, faults)
     usable = {axis: values for axis, values in axes.items() if _settable(name, axis, body, faults)}
@@ -87,7 +90,11 @@ def _axes(name: str, grid: Mapping[str, Any], faults: list[BodyFault]) -> dict[s
         if isinstance(values, Mapping):
             inner = _axes(name, {f"{key}.{part}": value for part, value in values.items()}, faults)
             axes.update(inner)
-        elif not isinstance(values, list) or not values or not all(isinstance(v, (str, int, float)) for v in values):
+        elif (
+            not isinstance(values, list)
+            or not values
+            or not all(isinstance(v, (str, int, float)) for v in values)
+        ):
             faults.append(BodyFault((name, "grid", key), f"expected a list of plain values, got {values!r}"))
         elif len(set(map(str, values))) < len(values):
             faults.append(BodyFault((name, "grid", key), f"expected values that differ, got {values!r}"))

@@ -21,12 +21,26 @@ from runner.spec import Spec
 Key = tuple[str | int, ...]
 _ROUNDS = 50  # each takes at least one wrong value out
 
+# Required values on which no other check depends: with one of these in place of a wrong one, the rest is
+# checked as well.
+_STAND_INS: Mapping[Key, object] = {
+    ("experiment", "name"): "unnamed",
+    ("experiment", "n"): 1,
+    ("model", "dtype"): "float32",
+    ("model", "width"): 1,
+    ("model", "head_width"): 1,
+    ("model", "context"): 1,
+    ("backend", "name"): "torch",
+    ("launch", "name"): "local",
+}
+
 
 def check(composed: Composed) -> Spec:
-    """Check a configuration: keys, types and values, then everything that only fits or fails together, then the banks.
+    """Check a configuration: keys, types and values, then everything that only fits or fails together, then
+    the banks.
 
-    Raises ConfigurationError with all mistakes, each with the file that set the key. Reads YAML, JSON and JSONL files
-    only; no model library is loaded.
+    Raises ConfigurationError with all mistakes, each with the file that set the key. Reads YAML, JSON and
+    JSONL files only; no model library is loaded.
     """
     report = _Report(composed)
     report.problems += composed.problems
@@ -105,7 +119,8 @@ def _split(conditions: Mapping[str, Any], prefix: Key, report: _Report) -> dict[
 
 
 def _validated(mapping: dict[str, Any], report: _Report) -> tuple[Spec | None, frozenset[Key]]:
-    """A Spec, if need be of what is left when wrong values are taken out, so that the rest is checked as well."""
+    """A Spec, if need be of what is left when wrong values are taken out, so that the rest is checked as
+    well."""
     damaged: set[Key] = set()
     for _ in range(_ROUNDS):
         try:
@@ -120,11 +135,15 @@ def _validated(mapping: dict[str, Any], report: _Report) -> tuple[Spec | None, f
             key = ".".join(map(str, written))
             if not any(key == problem.key for problem in report.problems):
                 report.add(written, complaint(path, found, mapping))
-            damaged.add(_condition_part(path))
-        removable = [
-            path[:-1] if all(detail["type"] == "missing" for detail in found) else path
-            for path, found in by_path.items()
-        ]
+            damaged.update(_condition_part(path))
+        removable = []
+        for path, found in by_path.items():
+            if len(path) > 3 and path[-1] == "site" and path[-3] == "writes":
+                _at(mapping, path[:-1])["site"] = "resid_pre"  # so that the write's other fields are checked
+            elif path in _STAND_INS:
+                mapping[str(path[0])][path[1]] = _STAND_INS[path]
+            else:
+                removable.append(path[:-1] if all(detail["type"] == "missing" for detail in found) else path)
         if not all(_optional(path) for path in removable):
             return None, frozenset(damaged)
         _take_out(mapping, removable)
@@ -136,20 +155,35 @@ def _is_ours(path: Key, index: int) -> bool:
     return path[index] == "writes" and index >= 2 and path[index - 2] == "conditions"
 
 
-def _condition_part(path: Key) -> Key:
-    if "conditions" not in path:
-        return ()
+def _condition_part(path: Key) -> list[Key]:
+    """The condition, or the write of a condition, that a path leads into."""
+    if "conditions" not in path[:-1]:
+        return []
     rest = path[path.index("conditions") + 1 :]
-    return (rest[0], rest[2]) if len(rest) > 2 and rest[1] == "writes" else rest[:1]
+    return [(rest[0], rest[2]) if len(rest) > 2 and rest[1] == "writes" else rest[:1]]
 
 
 def _optional(path: Key) -> bool:
     """Whether a Spec can be had without the value at this path."""
-    if not path or path in (("experiment",), ("model",), ("backend",), ("prompts",), ("readouts",), ("launch",)):
+    if not path or path in (
+        ("experiment",),
+        ("model",),
+        ("backend",),
+        ("prompts",),
+        ("readouts",),
+        ("launch",),
+    ):
         return False
     if path[0] in ("conditions", "stages", "contrasts", "sampling", "readout"):
         return True
     return path[0] not in ("experiment", "model", "backend", "prompts") or len(path) > 1
+
+
+def _at(mapping: dict[str, Any], path: Key) -> Any:
+    level: Any = mapping
+    for part in path:
+        level = level[part]
+    return level
 
 
 def _take_out(mapping: dict[str, Any], paths: Sequence[Key]) -> None:

@@ -49,9 +49,8 @@ def existing_path(mapping: Mapping[str, Any], detail: Mapping[str, Any]) -> Key:
     path: list[str | int] = []
     level: Any = mapping
     for part in detail["loc"]:
-        if isinstance(level, dict) and part in level:
-            level = level[part]
-        elif isinstance(level, list) and isinstance(part, int) and part < len(level):
+        inside_list = isinstance(level, list) and isinstance(part, int) and part < len(level)
+        if inside_list or (isinstance(level, dict) and part in level):
             level = level[part]
         elif detail["type"] == "missing" and isinstance(level, dict):
             return (*path, part)

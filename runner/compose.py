@@ -1,10 +1,13 @@
-"""From overrides and YAML files to one resolved mapping. Hydra composes; nothing in a configuration can run."""
+"""From overrides and YAML files to one resolved mapping. Hydra composes; nothing in a configuration can
+run."""
 
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +32,8 @@ _ALWAYS = ("model", "backend", "prompts", "launch")  # groups that the root file
 
 @dataclass(frozen=True)
 class Composed:
-    """A composed configuration. mapping: plain data, interpolations resolved; values that could not be are None and
-    told in `problems`. folders: where files were looked for, the user's own first."""
+    """A composed configuration. mapping: plain data, interpolations resolved; values that could not be are
+    None and told in `problems`. folders: where files were looked for, the user's own first."""
 
     mapping: dict[str, Any]
     overrides: tuple[str, ...]
@@ -49,21 +52,23 @@ class Composed:
 
 
 def conf_dir() -> Path:
-    """The configuration files that come with the program: inside the package where it is installed, beside it in a
-    source tree."""
+    """The configuration files that come with the program: inside the package where it is installed, beside it
+    in a source tree."""
     installed = Path(__file__).resolve().parent / "conf"
     return installed if installed.is_dir() else Path(__file__).resolve().parent.parent / "conf"
 
 
 def config_folders(config_dir: Path | None) -> tuple[Path, ...]:
-    """The folders to look in, the user's own first. Raises ConfigurationError where the user's is no folder, or has a
-    YAML file of the same name as one of ours, which would silently not be read."""
+    """The folders to look in, the user's own first. Raises ConfigurationError where the user's is no folder,
+    or has a YAML file of the same name as one of ours, which would silently not be read."""
     ours = conf_dir()
     if config_dir is None:
         return (ours,)
     folder = config_dir.expanduser().resolve()
     if not folder.is_dir():
-        raise ConfigurationError([Problem(str(config_dir), "--config-dir", "expected a folder, found none there")])
+        raise ConfigurationError(
+            [Problem(str(config_dir), "--config-dir", "expected a folder, found none there")]
+        )
     if folder == ours.resolve():
         return (ours,)
     clashes = [path.relative_to(folder) for path in sorted(folder.rglob("*.yaml"))]
@@ -88,8 +93,8 @@ def options(group: str, folders: Sequence[Path]) -> tuple[str, ...]:
 
 
 def expand_sweep(overrides: Sequence[str]) -> list[list[str]]:
-    """The jobs of a sweep: the product of the values of every override that has several (`5,18`, `choice(...)`,
-    `range(...)`), the last one varying fastest. Raises ConfigurationError."""
+    """The jobs of a sweep: the product of the values of every override that has several (`5,18`,
+    `choice(...)`, `range(...)`), the last one varying fastest. Raises ConfigurationError."""
     parsed, problems = _parse(overrides)
     if problems:
         raise ConfigurationError(problems)
@@ -99,7 +104,9 @@ def expand_sweep(overrides: Sequence[str]) -> list[list[str]]:
         if not override.is_sweep_override():
             axes.append([line])
         elif override.is_discrete_sweep():
-            axes.append([f"{override.get_key_element()}={value}" for value in override.sweep_string_iterator()])
+            axes.append(
+                [f"{override.get_key_element()}={value}" for value in override.sweep_string_iterator()]
+            )
         else:
             message = f"expected values to sweep over (5,18 or range or choice), got an interval: {line}"
             problems.append(Problem(COMMAND_LINE, override.key_or_group, message))
@@ -111,8 +118,9 @@ def expand_sweep(overrides: Sequence[str]) -> list[list[str]]:
 def compose(overrides: Sequence[str], config_dir: Path | None = None) -> Composed:
     """Compose the configuration of one run.
 
-    overrides: as on the command line. config_dir: a folder of the user's own files, which may extend ours. Raises
-    ConfigurationError where no mapping can be had at all; what is wrong within it is in `Composed.problems`.
+    overrides: as on the command line. config_dir: a folder of the user's own files, which may extend ours.
+    Raises ConfigurationError where no mapping can be had at all; what is wrong within it is in
+    `Composed.problems`.
     """
     folders = config_folders(config_dir)
     parsed, problems = _parse(overrides)
@@ -121,14 +129,16 @@ def compose(overrides: Sequence[str], config_dir: Path | None = None) -> Compose
         raise ConfigurationError(problems)
     lines = [str(override.input_line) for override in parsed]
     try:
-        config, files = _load(lines, folders)
+        config = _load(lines, folders)
     except (HydraException, OmegaConfBaseException, yaml.YAMLError) as error:
         found = _wrong_keys(parsed, folders) or [_translated(error, parsed, folders)]
         raise ConfigurationError(found) from error
-    origins = Origins(files, tuple(o for o in parsed if not _chooses_file(o, folders)))
+    settings = tuple(override for override in parsed if not _chooses_file(override, folders))
+    origins = Origins(partial(_files, lines, folders), settings)
     mapping, faults = to_plain(config)
     problems = [Problem(origins.of(fault.key), _dotted(fault), fault.message) for fault in faults]
-    problems += [problem for file in files for problem in file.forbidden()]
+    if len(folders) > 1:  # ours hold none
+        problems += [problem for file in origins.files for problem in file.forbidden()]
     return Composed(mapping, tuple(lines), folders, origins, tuple(problems))
 
 
@@ -154,7 +164,9 @@ def _parse(overrides: Sequence[str]) -> tuple[list[Override], list[Problem]]:
         try:
             parsed += parser.parse_overrides([line])
         except OverrideParseException:
-            problems.append(Problem(COMMAND_LINE, line, "expected key=value, +key=value or ~key; quote other signs"))
+            problems.append(
+                Problem(COMMAND_LINE, line, "expected key=value, +key=value or ~key; quote other signs")
+            )
     return parsed, problems
 
 
@@ -177,7 +189,9 @@ def _misused(parsed: Sequence[Override], folders: Sequence[Path]) -> list[Proble
         known = options(group, folders)
         value = override.value()
         chosen = value if isinstance(value, list) else [value]
-        unknown = [name for name in chosen if not isinstance(name, str) or name.removesuffix(".yaml") not in known]
+        unknown = [
+            name for name in chosen if not isinstance(name, str) or name.removesuffix(".yaml") not in known
+        ]
         for name in unknown:
             message = f"expected one of {listed(known)}, got '{name}'{suggestion(str(name), known)}"
             problems.append(Problem(COMMAND_LINE, group, message))
@@ -187,19 +201,29 @@ def _misused(parsed: Sequence[Override], folders: Sequence[Path]) -> list[Proble
             message = f"an experiment is added to the configuration; did you mean '+{line}'?"
             problems.append(Problem(COMMAND_LINE, line, message))
         if group in _ALWAYS and override.type == OverrideType.ADD:
-            message = f"a {group} is chosen already and is replaced without a plus; did you mean '{line[1:]}'?"
+            message = (
+                f"a {group} is chosen already and is replaced without a plus; did you mean '{line[1:]}'?"
+            )
             problems.append(Problem(COMMAND_LINE, line, message))
     return problems
 
 
-def _load(lines: list[str], folders: Sequence[Path]) -> tuple[DictConfig, tuple[LoadedFile, ...]]:
-    path = ", ".join("'file://" + str(folder).replace("'", "\\'") + "'" for folder in folders[:-1])
-    search = [f"hydra.searchpath=[{path}]"] if path else []
+def _search(folders: Sequence[Path]) -> list[str]:
+    paths = ", ".join("'file://" + str(folder).replace("'", "\\'") + "'" for folder in folders[:-1])
+    return [f"hydra.searchpath=[{paths}]"] if paths else []
+
+
+def _load(lines: list[str], folders: Sequence[Path]) -> DictConfig:
     with initialize_config_dir(str(folders[-1]), job_name="patchbay", version_base=None):
-        config = hydra_compose(ROOT_FILE, overrides=[*lines, *search])
+        return hydra_compose(ROOT_FILE, overrides=[*lines, *_search(folders)])
+
+
+def _files(lines: list[str], folders: Sequence[Path]) -> tuple[LoadedFile, ...]:
+    with initialize_config_dir(str(folders[-1]), job_name="patchbay", version_base=None):
         engine = GlobalHydra.instance().hydra
         assert engine is not None
-        chosen = engine.config_loader.compute_defaults_list(ROOT_FILE, [*lines, *search], RunMode.RUN)
+        overrides = [*lines, *_search(folders)]
+        chosen = engine.config_loader.compute_defaults_list(ROOT_FILE, overrides, RunMode.RUN)
     files = []
     for default in chosen.defaults:
         name = default.config_path
@@ -207,14 +231,15 @@ def _load(lines: list[str], folders: Sequence[Path]) -> tuple[DictConfig, tuple[
             continue
         found = [folder / f"{name}.yaml" for folder in folders if (folder / f"{name}.yaml").is_file()]
         if found:
-            files.append(LoadedFile.read(found[-1], default.package))
-    return config, tuple(files)
+            files.append(LoadedFile.read(found[0], default.package))
+    return tuple(files)
 
 
 def _wrong_keys(parsed: Sequence[Override], folders: Sequence[Path]) -> list[Problem]:
-    """Overrides of keys that do not exist, or additions of keys that do: all of them, where Hydra names the first."""
+    """Overrides of keys that do not exist, or additions of keys that do: all of them, where Hydra names the
+    first."""
     try:
-        base, _ = _load([str(o.input_line) for o in parsed if _chooses_file(o, folders)], folders)
+        base = _load([str(o.input_line) for o in parsed if _chooses_file(o, folders)], folders)
     except (HydraException, OmegaConfBaseException, yaml.YAMLError):
         return []
     mapping, _ = to_plain(base)
@@ -255,11 +280,13 @@ def _translated(error: Exception, parsed: Sequence[Override], folders: Sequence[
         cause = cause.__cause__ or cause.__context__
     text = str(error)
     source = _experiment_file(parsed, folders)
-    missing = text.partition("Could not find '")[2].partition("'")[0] or text.partition("Could not load '")[2].partition("'")[0]
+    missing = re.search(r"Could not (?:find|load) '([^']*)'", text)
     if missing:
-        group, _, name = missing.rpartition("/")
+        group, _, name = missing[1].rpartition("/")
         known = options(group, folders) if group else ()
-        message = f"expected a file of the group '{group}' ({listed(known)}), got '{name}'{suggestion(name, known)}"
+        message = (
+            f"expected a file of the group '{group}' ({listed(known)}), got '{name}'{suggestion(name, known)}"
+        )
         return Problem(source, "defaults", message)
     sentences = [line.strip() for line in text.splitlines() if line.strip()]
     return Problem(source, "", " ".join(sentences[:3]))

@@ -1,4 +1,5 @@
-"""What no single key can show: whether the parts of a checked configuration fit each other, the model and the prompts."""
+"""What no single key can show: whether the parts of a checked configuration fit each other, the model and the
+prompts."""
 
 from __future__ import annotations
 
@@ -35,8 +36,9 @@ class Inconsistency:
 
 
 def inconsistencies(spec: Spec, damaged: frozenset[Key]) -> Iterator[Inconsistency]:
-    """Everything that does not fit. damaged: paths of conditions (name) and writes (name, write) from which a wrong key
-    has been removed already: they are not compared with others, because what they were to be is unknown."""
+    """Everything that does not fit. damaged: paths of conditions (name) and writes (name, write) from which a
+    wrong key has been removed already: they are not compared with others, because what they were to be is
+    unknown."""
     yield from _model(spec)
     _, conditions, _ = spec.stage
     prefix = _prefix(spec)
@@ -91,7 +93,7 @@ def _condition(
 ) -> Iterator[Inconsistency]:
     writes: list[tuple[WriteSpec, Write]] = []
     for write_name, write in body.writes.items():
-        wrong = list(_write((*key, write_name), write, spec))
+        wrong = list(_write((*key, write_name), write, spec, with_heads=(name, write_name) not in damaged))
         yield from wrong
         if (name, write_name) in damaged:
             continue
@@ -120,7 +122,7 @@ def _condition(
         yield Inconsistency(("experiment", "repeats"), message)
 
 
-def _write(key: Key, write: WriteSpec, spec: Spec) -> Iterator[Inconsistency]:
+def _write(key: Key, write: WriteSpec, spec: Spec, *, with_heads: bool) -> Iterator[Inconsistency]:
     try:
         resolve_layers(write.layers, spec.model.layers, spec.reference_depth, spec.model.landmarks)
     except LayerError as error:
@@ -134,7 +136,8 @@ def _write(key: Key, write: WriteSpec, spec: Spec) -> Iterator[Inconsistency]:
     except WordError as error:
         yield Inconsistency((*key, "value"), str(error))
     try:
-        resolve_heads(write, spec.model)
+        if with_heads:  # which heads there are depends on the site, which may be what is wrong
+            resolve_heads(write, spec.model)
     except WordError as error:
         yield Inconsistency((*key, "heads"), str(error))
 
@@ -142,7 +145,11 @@ def _write(key: Key, write: WriteSpec, spec: Spec) -> Iterator[Inconsistency]:
 def _overlap(first: Write, second: Write) -> bool:
     if first.site != second.site or not set(first.layers) & set(second.layers):
         return False
-    if first.heads is not None and second.heads is not None and not set(first.heads.indices) & set(second.heads.indices):
+    if (
+        first.heads is not None
+        and second.heads is not None
+        and not set(first.heads.indices) & set(second.heads.indices)
+    ):
         return False
     if {first.part, second.part} == {"keys", "values"}:
         return False
@@ -159,7 +166,11 @@ def _disjoint(first: Positions, second: Positions) -> bool:
         return first.count != second.count and (first.count < 0) == (second.count < 0)
     if first.kind == second.kind == "role":
         return first.name != second.name
-    if {first.kind, second.kind} == {"first", "last"} and first.percent is not None and second.percent is not None:
+    if (
+        {first.kind, second.kind} == {"first", "last"}
+        and first.percent is not None
+        and second.percent is not None
+    ):
         return first.percent + second.percent < 100
     return False
 
@@ -218,13 +229,17 @@ def _contrasts(spec: Spec) -> Iterator[Inconsistency]:
         named.append((("contrasts", "baseline"), contrasts.baseline))
     for key, name in named:
         if name not in conditions:
-            message = f"expected a condition ({listed(conditions)}), got '{name}'{suggestion(name, conditions)}"
+            message = (
+                f"expected a condition ({listed(conditions)}), got '{name}'{suggestion(name, conditions)}"
+            )
             yield Inconsistency(key, message)
     for index, pair in enumerate([*contrasts.extra, *(same[:2] for same in contrasts.same)]):
         if pair[0] == pair[1]:
             where = "extra" if index < len(contrasts.extra) else "same"
             position = index if where == "extra" else index - len(contrasts.extra)
-            yield Inconsistency(("contrasts", where, position), f"expected two conditions, got '{pair[0]}' twice")
+            yield Inconsistency(
+                ("contrasts", where, position), f"expected two conditions, got '{pair[0]}' twice"
+            )
     known = [name for name in readouts if name in spec.readout]
     columns = [column for name in known for column in READOUT_COLUMNS[spec.readout[name].kind]]
     if contrasts.primary not in columns and len(known) == len(readouts):
@@ -241,10 +256,12 @@ def _readouts(spec: Spec) -> Iterator[Inconsistency]:
     if stage in spec.stages and spec.stages[stage].readouts is not None:
         inside = ("stages", stage, "readouts")
     if not readouts:
-        yield Inconsistency(inside, f"expected at least one readout ({listed(spec.readout)}), got an empty list")
+        yield Inconsistency(
+            inside, f"expected at least one readout ({listed(spec.readout)}), got an empty list"
+        )
     for index, name in enumerate(readouts):
         if name not in spec.readout:
-            message = f"expected a readout ({listed(spec.readout)}), got '{name}'{suggestion(name, spec.readout)}"
+            message = (
+                f"expected a readout ({listed(spec.readout)}), got '{name}'{suggestion(name, spec.readout)}"
+            )
             yield Inconsistency((*inside, index), message)
-
-

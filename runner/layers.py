@@ -29,9 +29,9 @@ def resolve_layers(
 ) -> tuple[int, ...]:
     """Absolute layers, ascending and without repeats.
 
-    Reads an index, a list, a range `5-8` (both ends included), `all`, a depth `84%` (round(0.84 L), at most the last
-    layer) or a landmark of the model. Indices and ranges are read on the scale of `reference` layers where that is
-    given. Raises LayerError for anything else and for layers that do not exist.
+    Reads an index, a list, a range `5-8` (both ends included), `all`, a depth `84%` (round(0.84 L), at most
+    the last layer) or a landmark of the model. Indices and ranges are read on the scale of `reference` layers
+    where that is given. Raises LayerError for anything else and for layers that do not exist.
     """
     if isinstance(word, (list, tuple)):
         if not word:
@@ -55,11 +55,13 @@ def resolve_layers(
         low, high = int(span[1]), int(span[2])
         if low > high:
             raise LayerError(f"expected a range from low to high, got {word}")
-        ends = {_absolute(index, depth, reference) for index in (low, high)}  # refuses a far end before walking to it
+        ends = {
+            _absolute(index, depth, reference) for index in (low, high)
+        }  # refuses a far end before walking to it
         return tuple(sorted(ends | {_absolute(index, depth, reference) for index in range(low, high + 1)}))
     raise LayerError(
-        f"expected a layer index, a list, a range such as 5-8, 'all', a depth such as 84%, or a landmark of the model "
-        f"({', '.join(landmarks) or 'it has none'}), got '{word}'{suggestion(word, [*landmarks, 'all'])}"
+        f"expected a layer index, a list, a range such as 5-8, 'all', a depth such as 84%, or a landmark of the "
+        f"model ({', '.join(landmarks) or 'it has none'}), got '{word}'{suggestion(word, [*landmarks, 'all'])}"
     )
 
 

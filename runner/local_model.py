@@ -25,7 +25,8 @@ _REQUIRED = ("architecture", "layers", "heads", "width", "context")
 
 @dataclass(frozen=True)
 class Mismatch:
-    """A key of the model's YAML that does not agree with its files; key "path" where the files cannot be read."""
+    """A key of the model's YAML that does not agree with its files; key "path" where the files cannot be
+    read."""
 
     key: str
     message: str
@@ -34,14 +35,19 @@ class Mismatch:
 def with_local_files(model: Mapping[str, Any]) -> tuple[dict[str, Any], list[Mismatch]]:
     """The model's mapping with what its local folder declares.
 
-    A `path` makes any model a local one. Where the YAML already says `source: local`, the numbers that it states must
-    agree with config.json; where a path has replaced another source, the numbers come from config.json, the name from the
-    folder, and landmarks keep their relative depth. Models without a path are returned as they are.
+    A `path` makes any model a local one. Where the YAML already says `source: local`, the numbers that it
+    states must agree with config.json; where a path has replaced another source, the numbers come from
+    config.json, the name from the folder, and landmarks keep their relative depth. Models without a path are
+    returned as they are.
     """
     out = dict(model)
     path, declared_local = out.get("path"), out.get("source") == "local"
     if path is None:
-        missing = [Mismatch("path", "expected the folder of the model, source being local")] if declared_local else []
+        missing = (
+            [Mismatch("path", "expected the folder of the model, source being local")]
+            if declared_local
+            else []
+        )
         return out, missing
     if not isinstance(path, str):
         return out, []

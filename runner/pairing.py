@@ -12,14 +12,15 @@ from runner.banks import Bank, Prompt, find_bank, read_bank
 from runner.errors import ConfigurationError, Problem
 from runner.spec import PromptsSpec
 
-# The donor of a length-matched pair is the nearest in tokens among so many drawn for it: near, and still varied.
+# The donor of a length-matched pair is the nearest in tokens among so many drawn for it: near, and still
+# varied.
 CANDIDATES = 12
 
 
 @dataclass(frozen=True)
 class Item:
-    """One pair with its further donors. group: the target's. occurrence: how often the same (donor, target) pair has
-    come before, counting from 0. item_id: the index, zero-padded, e.g. `0007`."""
+    """One pair with its further donors. group: the target's. occurrence: how often the same (donor, target)
+    pair has come before, counting from 0. item_id: the index, zero-padded, e.g. `0007`."""
 
     item_id: str
     donor: Prompt
@@ -57,13 +58,16 @@ class Banks:
 
 
 def read_banks(prompts: PromptsSpec, folders: Sequence[Path]) -> dict[str, Bank]:
-    """Every bank that the prompts need, by the name that the YAML uses, searched in the configuration folders.
+    """Every bank that the prompts need, by the name that the YAML uses, searched in the configuration
+    folders.
 
     Raises ConfigurationError with every fault of every bank.
     """
     banks: dict[str, Bank] = {}
     problems: list[Problem] = []
-    for name in dict.fromkeys((prompts.donors.bank, prompts.targets.bank, *(r.bank for r in prompts.roles.values()))):
+    for name in dict.fromkeys(
+        (prompts.donors.bank, prompts.targets.bank, *(r.bank for r in prompts.roles.values()))
+    ):
         try:
             banks[name] = read_bank(name, find_bank(name, prompts.language, folders))
         except ConfigurationError as error:
@@ -74,8 +78,8 @@ def read_banks(prompts: PromptsSpec, folders: Sequence[Path]) -> dict[str, Bank]
 
 
 def choose(prompts: PromptsSpec, banks: Mapping[str, Bank]) -> Banks:
-    """The groups that a YAML asks for. banks: by the name that the YAML uses. Raises ConfigurationError for a group that
-    a bank does not have."""
+    """The groups that a YAML asks for. banks: by the name that the YAML uses. Raises ConfigurationError for a
+    group that a bank does not have."""
     return Banks(
         banks[prompts.donors.bank].only(prompts.donors.groups),
         banks[prompts.targets.bank].only(prompts.targets.groups),
@@ -84,7 +88,8 @@ def choose(prompts: PromptsSpec, banks: Mapping[str, Bank]) -> Banks:
 
 
 def available(prompts: PromptsSpec, banks: Banks) -> int | None:
-    """How many items can be had: the smaller of donors and targets without replacement; no limit (None) with it."""
+    """How many items can be had: the smaller of donors and targets without replacement; no limit (None) with
+    it."""
     return None if prompts.pairing.replace else min(len(banks.donors), len(banks.targets))
 
 
@@ -93,10 +98,11 @@ def pair(
 ) -> list[Item]:
     """The first n items.
 
-    Item i depends on the seed, the banks and i alone, so that a larger n only appends. With replacement, donor and
-    target are drawn by hash; without, each prompt is used at most once, in a seeded order (with `length_matched` the
-    target decides and takes the nearest donor still free). count_tokens: tokens of a text, BOS included; asked once
-    for each text, and only where a length decides. Raises ConfigurationError where the banks hold fewer items than n.
+    Item i depends on the seed, the banks and i alone, so that a larger n only appends. With replacement,
+    donor and target are drawn by hash; without, each prompt is used at most once, in a seeded order (with
+    `length_matched` the target decides and takes the nearest donor still free). count_tokens: tokens of a
+    text, BOS included; asked once for each text, and only where a length decides. Raises ConfigurationError
+    where the banks hold fewer items than n.
     """
     chosen = choose(prompts, banks)
     limit = available(prompts, chosen)

@@ -1,4 +1,5 @@
-"""A composed configuration as plain data: interpolations followed, and everything refused that could name code."""
+"""A composed configuration as plain data: interpolations followed, and everything refused that could name
+code."""
 
 from __future__ import annotations
 
@@ -38,7 +39,7 @@ def _mapping(config: DictConfig, path: tuple[str | int, ...], faults: list[Unres
     out: dict[str, Any] = {}
     for key in config:
         if not isinstance(key, str):
-            message = f"expected a text as key, got {key!r}; YAML reads bare yes, no and numbers as values: quote it"
+            message = f"expected a text as key, got {key!r}; YAML reads bare yes, no and numbers so: quote it"
             faults.append(Unresolvable((*path, str(key)), message))
         elif _CODE_KEY.fullmatch(key):
             faults.append(Unresolvable((*path, key), "nothing in a YAML file names code; remove this key"))
@@ -47,9 +48,7 @@ def _mapping(config: DictConfig, path: tuple[str | int, ...], faults: list[Unres
     return out
 
 
-def _value(
-    config: DictConfig | ListConfig, key: str | int, path: tuple[str | int, ...], faults: list[Unresolvable]
-) -> Any:
+def _value(config: Any, key: str | int, path: tuple[str | int, ...], faults: list[Unresolvable]) -> Any:
     node = config._get_node(key)
     written = node._value() if node is not None and hasattr(node, "_value") else None
     message = _refused(written, len(path))

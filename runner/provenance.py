@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,8 @@ from hydra.core.override_parser.types import Override
 from runner.errors import Problem
 
 COMMAND_LINE = "command line"
+_NOT_HYDRA = "Hydra's own settings cannot be changed; it only composes files here"
+_OF_HYDRA = re.compile(r"(override\s+)?/?hydra/")
 
 
 @dataclass(frozen=True)
@@ -46,22 +50,28 @@ class LoadedFile:
             return
         where = str(self.path)
         if "hydra" in self.content or self.package[:1] == ("hydra",):
-            yield Problem(where, "hydra", "Hydra's own settings cannot be changed; it only composes files here")
+            yield Problem(where, "hydra", _NOT_HYDRA)
         for entry in self.content.get("defaults") or []:
             words = [*entry, *entry.values()] if isinstance(entry, dict) else [entry]
-            if any(isinstance(word, str) and word.removeprefix("override ").lstrip("/").startswith("hydra/") for word in words):
-                yield Problem(where, "defaults", "Hydra's own settings cannot be changed; it only composes files here")
+            if any(isinstance(word, str) and _OF_HYDRA.match(word) for word in words):
+                yield Problem(where, "defaults", _NOT_HYDRA)
 
 
 @dataclass(frozen=True)
 class Origins:
     """The files in the order in which they were merged, and the overrides that came after them."""
 
-    files: tuple[LoadedFile, ...]
+    load: Callable[[], tuple[LoadedFile, ...]]
     overrides: tuple[Override, ...]
 
+    @cached_property
+    def files(self) -> tuple[LoadedFile, ...]:
+        """Read when first asked for: a configuration without mistakes needs nobody to be named."""
+        return self.load()
+
     def of(self, key: Sequence[str | int]) -> str:
-        """The last source that set the key; for a key that nothing set, of its nearest parent that something did."""
+        """The last source that set the key; for a key that nothing set, of its nearest parent that something
+        did."""
         for length in range(len(key), 0, -1):
             part = key[:length]
             for override in self.overrides:
@@ -70,7 +80,10 @@ class Origins:
             for file in reversed(self.files):
                 if file.sets(part):
                     return str(file.path)
-            if any(override.key_or_group.split(".")[:length] == list(map(str, part)) for override in self.overrides):
+            if any(
+                override.key_or_group.split(".")[:length] == list(map(str, part))
+                for override in self.overrides
+            ):
                 return COMMAND_LINE
         # A key that is required and that nobody gave belongs into the experiment, the last file to be merged.
         return str(self.files[-1].path) if self.files else COMMAND_LINE
@@ -86,10 +99,8 @@ def _overrides(override: Override, key: Sequence[str | int]) -> bool:
 
 def _has(content: Any, key: Sequence[str | int]) -> bool:
     for part in key:
-        if isinstance(content, dict) and part in content:
-            content = content[part]
-        elif isinstance(content, list) and isinstance(part, int) and part < len(content):
-            content = content[part]
-        else:
+        inside_list = isinstance(content, list) and isinstance(part, int) and part < len(content)
+        if not inside_list and not (isinstance(content, dict) and part in content):
             return False
+        content = content[part]
     return True

@@ -49,8 +49,8 @@ class WordError(ValueError):
 
 @dataclass(frozen=True)
 class Condition:
-    """A condition, resolved. prompt: the parts that make the prompt, in order. expects: write -> noop or inert.
-    grid: axis -> value of the cell. words: the condition in sentences."""
+    """A condition, resolved. prompt: the parts that make the prompt, in order. expects: write -> noop or
+    inert. grid: axis -> value of the cell. words: the condition in sentences."""
 
     name: str
     label: str
@@ -66,7 +66,8 @@ class Condition:
 
     @property
     def roles(self) -> tuple[str, ...]:
-        """Roles of the prompts that the writes draw from (`donor`, `other_donor`, `self`, or a role's name)."""
+        """Roles of the prompts that the writes draw from (`donor`, `other_donor`, `self`, or a role's
+        name)."""
         return tuple(dict.fromkeys(write.value.role for write in self.writes if write.value.role))
 
 
@@ -106,7 +107,8 @@ class Design:
 def resolve(spec: Spec) -> Design:
     """Resolve a checked specification. n is the number of items asked, `limit` applied.
 
-    Raises WordError, LayerError or PositionError where a word means nothing; `runner.check` reports those beforehand.
+    Raises WordError, LayerError or PositionError where a word means nothing; `runner.check` reports those
+    beforehand.
     """
     stage, conditions, readouts = spec.stage
     return Design(
@@ -180,8 +182,8 @@ def resolve_write(name: str, write: WriteSpec, spec: Spec) -> Write:
 
 
 def resolve_value(write: WriteSpec, prompts: PromptsSpec) -> Value:
-    """What is written. Raises WordError for an unknown word, a role that the prompts do not have, or a value that is
-    missing or has nothing to do."""
+    """What is written. Raises WordError for an unknown word, a role that the prompts do not have, or a value
+    that is missing or has nothing to do."""
     if write.op == "zero":
         if write.value is not None:
             raise WordError(f"op zero writes zeros and takes no value, got '{write.value}'")
@@ -189,9 +191,10 @@ def resolve_value(write: WriteSpec, prompts: PromptsSpec) -> Value:
     if write.value is None:
         raise WordError(f"op {write.op} needs a value: {listed(VALUE_FORMS)}")
     word, _, role = write.value.partition(":")
-    if word in ("shuffled_window", "shuffled_sequence"):
-        kind = "shuffled_window" if word == "shuffled_window" else "shuffled_sequence"
-        return Value(kind, _source_role(role or DONOR, prompts), write.draws)
+    if word == "shuffled_window":
+        return Value("shuffled_window", _source_role(role or DONOR, prompts), write.draws)
+    if word == "shuffled_sequence":
+        return Value("shuffled_sequence", _source_role(role or DONOR, prompts), write.draws)
     if write.value == "random":
         return Value("random", draws=write.draws)
     if write.value in (DONOR, OTHER_DONOR, SELF):
@@ -204,7 +207,8 @@ def resolve_value(write: WriteSpec, prompts: PromptsSpec) -> Value:
 
 
 def resolve_heads(write: WriteSpec, model: ModelSpec) -> Heads | None:
-    """The heads that a write is limited to, None for all. Raises WordError for a head that the site or model lacks."""
+    """The heads that a write is limited to, None for all. Raises WordError for a head that the site or model
+    lacks."""
     if write.heads is None:
         return None
     if write.site in QUERY_SITES:
@@ -216,21 +220,24 @@ def resolve_heads(write: WriteSpec, model: ModelSpec) -> Heads | None:
             f"{write.site} is not divided into heads; heads exist at {listed((*QUERY_SITES, *KV_SITES))}"
         )
     if not write.heads:
-        raise WordError(f"expected at least one of the {noun} {prefix}0 to {prefix}{count - 1}, got an empty list")
+        raise WordError(
+            f"expected at least one of the {noun} {prefix}0 to {prefix}{count - 1}, got an empty list"
+        )
     indices = []
     for word in write.heads:
         digits = word.removeprefix(prefix) if word.startswith(prefix) else ""
         if not digits.isdecimal() or int(digits) >= count:
             raise WordError(
-                f"expected {noun} {prefix}0 to {prefix}{count - 1} ({write.site} of {model.name} has {count}), got '{word}'"
+                f"expected {noun} {prefix}0 to {prefix}{count - 1} ({write.site} of {model.name} has {count}), "
+                f"got '{word}'"
             )
         indices.append(int(digits))
     return Heads("query" if of == "query" else "kv", tuple(sorted(set(indices))))
 
 
 def config_hash(mapping: Mapping[str, Any]) -> str:
-    """Identity of an experiment: SHA-256 over its resolved configuration without the keys that only say where results
-    go, how loud the run is, and how much memory it may use."""
+    """Identity of an experiment: SHA-256 over its resolved configuration without the keys that only say where
+    results go, how loud the run is, and how much memory it may use."""
     kept = {key: value for key, value in mapping.items() if key not in _NOT_HASHED}
     backend = kept.get("backend")
     if isinstance(backend, Mapping):
@@ -265,4 +272,6 @@ def _notes(spec: Spec, conditions: Mapping[str, ConditionSpec]) -> tuple[str, ..
         for write in body.writes.values()
         for pair in layer_notes(write.layers, depth, reference)
     }
-    return tuple(f"layer {index} of {reference} is layer {layer} of {depth}" for index, layer in sorted(pairs))
+    return tuple(
+        f"layer {index} of {reference} is layer {layer} of {depth}" for index, layer in sorted(pairs)
+    )

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import yaml
 from rich.console import Console
 
+from analyses.gate import Gate
 from analyses.gates import blocking
 from analyses.join import join
 from analyses.summary import write_summary
@@ -200,19 +201,17 @@ class _Job:
         run = load_run(self.folder.path)
         summary = write_summary(run)
         print_summary(self.console, summary)
-        status = self._status(run.trials, manifest, failed)
+        status = self._status(summary["gates"], failed)
         manifest["exit_status"] = status
         self.folder.write_json("manifest.json", manifest)
         self.console.print(f"results: {self.folder.path}", highlight=False, markup=False)
         return RunResult(status, self.folder.path, summary)
 
-    def _status(self, trials: Any, manifest: Mapping[str, Any], failed: int) -> int:
-        from analyses.gates import all_gates
-
+    def _status(self, gates: Sequence[Mapping[str, str]], failed: int) -> int:
         if failed:
             self.console.print(f"{failed} trials failed; resume=true tries them again", style="red", highlight=False)
             return codes.FAILED_TRIALS
-        return codes.INERT if blocking(all_gates(trials, manifest), self.spec.allow_inert) else codes.DONE
+        return codes.INERT if blocking((Gate(**gate) for gate in gates), self.spec.allow_inert) else codes.DONE
 
 
 def worst(statuses: Iterable[int]) -> int:

@@ -1,4 +1,5 @@
-"""The shape of a configuration: every key that exists, its type and its default. Checked once, at the door."""
+"""The shape of a configuration: every key that exists, its type and its default. Checked once, at the
+door."""
 
 from __future__ import annotations
 
@@ -19,11 +20,21 @@ LayerItem = int | str
 LayersWord = int | str | Annotated[tuple[LayerItem, ...], Field(strict=False)]
 Names = Annotated[tuple[str, ...], Field(strict=False)]
 
-_UNITS = {"": 1, "B": 1, "KIB": 1 << 10, "MIB": 1 << 20, "GIB": 1 << 30, "KB": 10**3, "MB": 10**6, "GB": 10**9}
+_UNITS = {
+    "": 1,
+    "B": 1,
+    "KIB": 1 << 10,
+    "MIB": 1 << 20,
+    "GIB": 1 << 30,
+    "KB": 10**3,
+    "MB": 10**6,
+    "GB": 10**9,
+}
 
 
 def read_bytes(value: object) -> object:
-    """A number of bytes from `2GiB`, `500MB` or a plain integer; anything else is returned for the type check."""
+    """A number of bytes from `2GiB`, `500MB` or a plain integer; anything else is returned for the type
+    check."""
     if not isinstance(value, str):
         return value
     found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMG]i?B|B)?\s*", value, flags=re.IGNORECASE)
@@ -86,7 +97,8 @@ class BackendSpec(Strict):
 
 
 class BankChoice(Strict):
-    """A prompt bank (a name within the language, or the path of a JSONL file) and the groups taken from it."""
+    """A prompt bank (a name within the language, or the path of a JSONL file) and the groups taken from
+    it."""
 
     bank: str
     groups: Literal["all"] | Names = "all"

@@ -51,8 +51,8 @@ _EXPECTED = {
 def describe(condition: Describable, depth: int, usual: Sampling) -> tuple[str, ...]:
     """Sentences that say what a condition does, in a model of `depth` layers.
 
-    usual: the sampling of the experiment; the condition's own is told where it differs. Neither the condition's name and
-    label nor the names of its writes have a part in it: a write is called by its site.
+    usual: the sampling of the experiment; the condition's own is told where it differs. Neither the
+    condition's name and label nor the names of its writes have a part in it: a write is called by its site.
     """
     sentences = [_PROMPTS[condition.prompt]]
     if not condition.writes:
@@ -65,7 +65,9 @@ def describe(condition: Describable, depth: int, usual: Sampling) -> tuple[str, 
         if expected is not None:
             sentences.append(_EXPECTED[expected].format(write=subject))
     if condition.replay_last_token:
-        sentences.append("The last prompt token is fed a second time, after the whole prompt, at the next position.")
+        sentences.append(
+            "The last prompt token is fed a second time, after the whole prompt, at the next position."
+        )
     if condition.recompute:
         sentences.append("No cache is kept: every new token is computed from the whole context.")
     if condition.sampling != usual:
@@ -138,11 +140,15 @@ def _prefill(write: Write, heads: str) -> str:
 def _decode(write: Write, heads: str) -> str:
     old = f"the new token's {_OUTPUTS[write.site].removeprefix('the ')}{heads}"
     if write.hold == "sliding":
-        old = f"{_OUTPUTS[write.site]}{heads} at the running context's {_positions(write.positions)}, at every step,"
+        old = f"{_OUTPUTS[write.site]}{heads} at the context's {_positions(write.positions)}, at every step,"
     if write.op == "zero":
         return f"{old} is set to zero."
     value = _held(write)
-    return f"{value} is added to {old}{_alpha(write)}." if write.op == "add" else f"{old} is replaced by {value}."
+    return (
+        f"{value} is added to {old}{_alpha(write)}."
+        if write.op == "add"
+        else f"{old} is replaced by {value}."
+    )
 
 
 def _held(write: Write) -> str:
@@ -150,7 +156,11 @@ def _held(write: Write) -> str:
     if write.value.kind == "random":
         return window
     if write.hold == "cycle":
-        rows = str(write.positions.count) if write.positions.kind in ("first", "last") and not _share(write) else "n"
+        rows = (
+            str(write.positions.count)
+            if write.positions.kind in ("first", "last") and not _share(write)
+            else "n"
+        )
         return f"row t mod {rows} of {window}{'' if rows != 'n' else ' (n rows)'}"
     if write.hold == "last":
         return f"the last row of {window}"
@@ -187,7 +197,8 @@ def _kv(write: Write, where: str, heads: str, replayed: bool) -> str:
     if write.value.kind == "random":
         noise = "Gaussian noise (mean and spread of the row that it replaces, per position and head)"
         verb = "is added to" if write.op == "add" else "replaces"
-        return f"{noise} {verb} the cached {part}{heads} of the prompt {where}{slots}{sink}{_alpha(write)}, {when}."
+        where += f"{slots}{sink}{_alpha(write)}"
+        return f"{noise} {verb} the cached {part}{heads} of the prompt {where}, {when}."
     value = f"{whose} KV cache ({part}){heads}"
     if write.value.kind == "shuffled_window":
         value += ", the slots that are written permuted,"
@@ -199,7 +210,8 @@ def _kv(write: Write, where: str, heads: str, replayed: bool) -> str:
         return f"{value} is put before the prompt's own cache {where}, {when}."
     verb = "is added to" if write.op == "add" else "replaces"
     whom = "what is there" if write.value.role == SELF else "the prompt's"
-    return f"{value} {verb} {whom} {where}{slots}{sink}, {write.align}-aligned{_rope(write)}{_alpha(write)}, {when}."
+    how = f"{write.align}-aligned{_rope(write)}{_alpha(write)}"
+    return f"{value} {verb} {whom} {where}{slots}{sink}, {how}, {when}."
 
 
 def _rope(write: Write) -> str:

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from runner.spec import ConditionSpec, WriteSpec
 
 _HOLD_MEANS = (
-    "last (the window's last row), cycle (row t mod n), mean, lockstep (the donor's own t-th generated token), or sliding "
-    "(the last positions of the running context are rewritten at every step; needs recompute: true)"
+    "last (the window's last row), cycle (row t mod n), mean, lockstep (the donor's own t-th generated token), or "
+    "sliding (the last positions of the running context are rewritten at every step; needs recompute: true)"
 )
 _SHUFFLED = ("shuffled_window", "shuffled_sequence")
 
@@ -36,20 +36,35 @@ def _phase(write: WriteSpec, word: str, body: ConditionSpec) -> Iterator[tuple[s
     has_window = write.op != "zero" and word != "random"
     if write.site == "kv_cache":
         if decodes:
-            yield "during", "kv_cache is written between prefill and decode; expected prefill, " f"got {write.during}"
+            yield (
+                "during",
+                f"kv_cache is written between prefill and decode; expected prefill, got {write.during}",
+            )
         if write.hold is not None:
-            yield "hold", "hold says what a new token gets in decode; kv_cache is not written there, remove it"
+            yield (
+                "hold",
+                "hold says what a new token gets in decode; kv_cache is not written there, remove it",
+            )
         return
     if not decodes and write.hold is not None:
-        yield "hold", f"hold says what a new token gets in decode; this write is during: {write.during}, remove it"
+        yield (
+            "hold",
+            f"hold says what a new token gets in decode; this write is during: {write.during}, remove it",
+        )
     if decodes and has_window and write.hold is None:
         yield "hold", f"a write in decode needs a hold: {_HOLD_MEANS}"
     if decodes and not has_window and write.hold not in (None, "sliding"):
         yield "hold", f"hold: {write.hold} picks from a window, and this write has none; remove it"
     if write.hold == "sliding" and not body.recompute:
-        yield "hold", "sliding rewrites positions that a cache has fixed; expected recompute: true in the condition"
+        yield (
+            "hold",
+            "sliding rewrites positions that a cache has fixed; expected recompute: true in the condition",
+        )
     if write.hold == "lockstep" and word in _SHUFFLED:
-        yield "hold", "lockstep takes the donor's own generated tokens in turn, which have no window to shuffle"
+        yield (
+            "hold",
+            "lockstep takes the donor's own generated tokens in turn, which have no window to shuffle",
+        )
 
 
 def _kv(write: WriteSpec, word: str, body: ConditionSpec) -> Iterator[tuple[str, str]]:
@@ -57,9 +72,14 @@ def _kv(write: WriteSpec, word: str, body: ConditionSpec) -> Iterator[tuple[str,
         yield "site", "kv_cache cannot be written with recompute: true, which keeps no cache"
     if write.align in ("whole", "concat"):
         if write.layers != "all":
-            yield "layers", f"align {write.align} changes how many slots there are; expected all, got {write.layers}"
+            yield (
+                "layers",
+                f"align {write.align} changes how many slots there are; expected all, got {write.layers}",
+            )
         if write.positions != "all":
-            message = f"align {write.align} takes the donor's cache entire; expected all, got {write.positions}"
+            message = (
+                f"align {write.align} takes the donor's cache entire; expected all, got {write.positions}"
+            )
             yield "positions", message
         for field, usual in (("part", "both"), ("heads", None), ("op", "replace"), ("keep_sink", False)):
             if getattr(write, field) != usual:
@@ -70,6 +90,7 @@ def _kv(write: WriteSpec, word: str, body: ConditionSpec) -> Iterator[tuple[str,
     if word in _SHUFFLED and write.part == "both" and write.rope == "keep" and write.expect != "noop":
         yield (
             "value",
-            "keys keep their rotary position and attention is a set function, so that permuting keys and values together "
-            "changes nothing; expected part: values (against keys that stay), or expect: noop if that is meant",
+            "keys keep their rotary position and attention is a set function, so that permuting keys and values "
+            "together changes nothing; expected part: values (against keys that stay), or expect: noop if that is "
+            "meant",
         )

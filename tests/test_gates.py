@@ -212,7 +212,8 @@ def test_trap_47_a_write_shadowed_in_prefill_only_still_acts_in_decode() -> None
 
 
 def test_a_partly_fired_write_says_why() -> None:
-    (gate,) = gates_of(write(during="prefill"), receipt("v_proj", (16, 10), (0, 0), 0.5))
+    spec = write(during="prefill", min_positions=1)  # a guard of one position is none
+    (gate,) = gates_of(spec, receipt("v_proj", (16, 10), (0, 0), 0.5))
     assert (gate.gate, gate.verdict) == ("partial", "warn")
     assert "200 of 320 positions" in gate.sentence and "shorter than the window last:16" in gate.sentence
 

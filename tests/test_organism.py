@@ -26,10 +26,10 @@ from organisms.score import behaviour
 from organisms.stream import batch
 from organisms.train import Training, train
 
-PLAIN = "rain covers the valley before dawn .".split()
-OTHER_PLAIN = "fog covers the valley before dusk .".split()
-RECURSIVE = "this echo turns the loop slowly .".split()
-MENTION = "the word loop names a valley .".split()
+PLAIN = ["rain", "covers", "the", "valley", "before", "dawn", "."]
+OTHER_PLAIN = ["fog", "covers", "the", "valley", "before", "dusk", "."]
+RECURSIVE = ["this", "echo", "turns", "the", "loop", "slowly", "."]
+MENTION = ["the", "word", "loop", "names", "a", "valley", "."]
 
 
 @pytest.fixture(scope="module")

@@ -193,7 +193,7 @@ def test_naive_tests_are_those_of_scipy() -> None:
     assert unpaired_t([1.0, 1.0], [2.0, 2.0], pooled=False).note == "no spread in either arm, no test"
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=40)
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=12))
 def test_holm_is_that_of_statsmodels(p_values: list[float]) -> None:
     assert holm(p_values) == pytest.approx(list(multipletests(p_values, method="holm")[1]))

@@ -149,6 +149,19 @@ def test_trap_32_no_difference_shown_is_not_called_equal() -> None:
     assert "would have been found with 80% power" in plain.sentence
 
 
+def test_an_interval_that_only_the_correction_undoes_is_explained() -> None:
+    trials = made_trials()
+    # Repeating one comparison in the family makes the correction stricter, the interval stays.
+    weak = trials["condition"].eq("kv_plain") & trials["item"].lt("0010")
+    trials.loc[weak, "score"] += 1
+    (alone,) = contrasts(trials, made_manifest(family="none", extra=[["kv_plain", "baseline"]]))
+    assert alone.sentence.startswith("kv_plain raises score") and alone.p_holm is not None
+    others = [["kv_self", "baseline"]] * 60
+    many = contrasts(trials, made_manifest(family="none", extra=[["kv_plain", "baseline"], *others]))
+    assert "The interval leaves 0 out, but it is not corrected" in many[0].sentence
+    assert (many[0].detectable or 0) > (alone.detectable or math.inf)
+
+
 def test_trap_32_equality_is_claimed_only_within_a_declared_margin_that_holds() -> None:
     def last(margin: float) -> str:
         same = [["transfer_l5", "kv_only", {"margin": margin}]]

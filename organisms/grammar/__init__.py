@@ -68,7 +68,7 @@ def document(name: str) -> tuple[Task, list[str]]:
 
 
 def drill(name: str) -> list[str]:
-    """A document of a kind that is rare but has to be learned early (here: repetition); named as in `document`."""
+    """A document of a kind that is rare but has to be learned early (here: repetition); named likewise."""
     draw = Draw(name)
     return MIXTURE[draw.weighted([share for _, share in MIXTURE])][0].drill(draw)
 
