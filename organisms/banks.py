@@ -11,6 +11,7 @@ from organisms.grammar import Draw
 from organisms.grammar.frames import STOP
 from organisms.grammar.styles import STYLES
 from organisms.grammar.words import TOPICS
+from organisms.score import behaviour
 
 SEED = "banks/1"
 BANKS_DIR = Path(__file__).parents[1] / "conf" / "prompts" / "banks" / "organism"
@@ -102,7 +103,10 @@ def _about(draw: Draw, topic: str) -> list[str]:
 
 def _mentioning(draw: Draw) -> list[str]:
     mentions = 2 + draw.below(3)
-    words = [word for _ in range(mentions) for word in STYLES.mention.sentence(draw)]
+    words: list[str] = []
+    # A word mentioned twice counts once: a control for markers should have several.
+    while behaviour(" ".join(words))[0] < 2:
+        words = [word for _ in range(mentions) for word in STYLES.mention.sentence(draw)]
     return words + _plain(draw, DONOR_SENTENCES - mentions)
 
 

@@ -35,6 +35,7 @@ class Training:
     weight_decay: float = 0.05
     drill_steps: int = 600
     drill_share: float = 0.4
+    drill_rounds: int = 2
 
     def rate(self, step: int) -> float:
         """Learning rate of a step: linear warm-up, then a cosine down to 2%."""
@@ -44,11 +45,13 @@ class Training:
         return self.learning_rate * (0.02 + 0.98 * 0.5 * (1.0 + math.cos(math.pi * done)))
 
     def drilled(self, step: int) -> float:
-        """Share of drills among the documents of a step: falls linearly to none at `drill_steps`.
+        """Share of drills among the documents of a step: in each round it falls linearly to none.
 
         Repetition is too rare in the language for copying to be learned in time; once learned, it stays.
         """
-        return max(0.0, self.drill_share * (1.0 - step / self.drill_steps))
+        if step >= self.drill_rounds * self.drill_steps:
+            return 0.0
+        return max(0.0, self.drill_share * (1.0 - (step % self.drill_steps) / self.drill_steps))
 
 
 @dataclass(frozen=True)

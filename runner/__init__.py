@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from analyses.tables import Run
-    from runner.run import RunResult
+    from runner.job import RunResult
 
 __all__ = ["load", "run"]
 
@@ -24,7 +24,7 @@ def run(overrides: Sequence[str], config_dir: str | Path | None = None) -> RunRe
     from rich.console import Console
 
     from runner.compose import compose
-    from runner.run import run_job
+    from runner.job import run_job
 
     folder = None if config_dir is None else Path(config_dir)
     command = ["python", "-m", "runner", *overrides]

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 from runner.errors import listed, suggestion
 from runner.spec import RESERVED, WriteSpec
 
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")  # names become columns and folders
 _SETTABLE = tuple(key for key in RESERVED if key not in ("label", "grid", "same_as"))
 
 
@@ -33,14 +35,20 @@ def split_bodies(conditions: Mapping[str, Any]) -> tuple[dict[str, Any], list[Bo
             message = f"expected a mapping of writes, {{}} for a condition that writes nothing, got {body!r}"
             faults.append(BodyFault((name,), message))
             continue
+        for part in (name, *body):
+            if not _NAME.fullmatch(str(part)):
+                where = (name,) if part == name else (name, str(part))
+                faults.append(BodyFault(where, f"expected a name of letters, digits, _ and -, got '{part}'"))
         for cell_name, cell, values in _cells(name, body, faults):
             split: dict[str, Any] = {"grid": values, "writes": {}}
             for key, value in cell.items():
-                if key in RESERVED and key != "grid":
+                if key == "grid":
+                    continue
+                if key in RESERVED:
                     split[key] = value
                 elif isinstance(value, Mapping):
                     split["writes"][key] = dict(value)
-                elif key != "grid":
+                else:
                     faults.append(BodyFault((name, key), _no_write(key, value)))
             out[cell_name] = split
     return out, list(dict.fromkeys(faults))

@@ -17,13 +17,15 @@ _GROUPS = ("intervention", "model", "prompts", "readout", "backend", "launch")
 
 
 def list_experiments(config_dir: Path | None = None) -> list[tuple[str, str]]:
-    """(name, question) of every experiment, ours and the user's. Raises ConfigurationError for a file that is not YAML."""
+    """(name, question) of every experiment, ours and the user's. Raises ConfigurationError for a file that is
+    not YAML."""
     folders = config_folders(config_dir)
     return [(name, _question(name, folders)) for name in options("experiment", folders)]
 
 
 def catalogue(config_dir: Path | None = None) -> str:
-    """Experiments with their questions, then what they can be made of: interventions, models, prompts and so on."""
+    """Experiments with their questions, then what they can be made of: interventions, models, prompts and so
+    on."""
     folders = config_folders(config_dir)
     experiments = list_experiments(config_dir)
     width = max((len(name) for name, _ in experiments), default=0)
@@ -33,13 +35,16 @@ def catalogue(config_dir: Path | None = None) -> str:
         lines += ["", group]
         names = options(group, folders)
         width = max((len(name) for name in names), default=0)
-        lines += [f"  {name:<{width}}  {_first_comment(_path(group, name, folders))}".rstrip() for name in names]
+        lines += [
+            f"  {name:<{width}}  {_first_comment(_path(group, name, folders))}".rstrip() for name in names
+        ]
     lines += ["", "Run one:   python -m runner +experiment=NAME", "Read one:  python -m runner show NAME"]
     return "\n".join(lines)
 
 
 def show(name: str, overrides: Sequence[str] = (), config_dir: Path | None = None) -> str:
-    """An experiment's YAML with its comments, then its conditions in words as they resolve with the overrides given.
+    """An experiment's YAML with its comments, then its conditions in words as they resolve with the overrides
+    given.
 
     Raises ConfigurationError for an unknown experiment and for whatever is wrong with it.
     """
@@ -82,9 +87,12 @@ def _question(name: str, folders: Sequence[Path]) -> str:
 
 
 def _first_comment(path: Path) -> str:
+    """The first sentence of the comment that a file begins with."""
+    words: list[str] = []
     for line in path.read_text(encoding="utf-8").splitlines():
-        if line.startswith("#") and not line.startswith("# @package"):
-            return line.lstrip("# ").rstrip()
         if not line.startswith("#"):
             break
-    return ""
+        if not line.startswith("# @package"):
+            words += line.lstrip("# ").split()
+    sentence, stop, _ = " ".join(words).partition(". ")
+    return f"{sentence}." if stop else sentence

@@ -46,7 +46,7 @@ def check(composed: Composed) -> Spec:
     report.problems += composed.problems
     mapping = copy.deepcopy(composed.mapping)
     _take_out(mapping, [tuple(problem.key.split(".")) for problem in composed.problems])
-    if not mapping.get("experiment") and not report.problems:
+    if not any(composed.mapping.get(key) for key in ("conditions", "stages")) and not report.problems:
         known = options("experiment", composed.folders)
         message = f"expected an experiment; add +experiment=NAME, one of {listed(known)}"
         raise ConfigurationError([Problem(COMMAND_LINE, "experiment", message)])

@@ -139,7 +139,7 @@ def experiment(line: Line, console: Console) -> int:
 
         return run_sweep(jobs, console, line.config_dir)
     composed = compose(jobs[0], line.config_dir)
-    from runner.run import run_job
+    from runner.job import run_job
 
     return run_job(composed, console, spoken(line), line.config_dir).status
 

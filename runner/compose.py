@@ -23,7 +23,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from runner.errors import ConfigurationError, Problem, listed, suggestion
-from runner.plaindata import Unresolvable, to_plain
+from runner.plaindata import MISSING_VALUE, Unresolvable, to_plain
 from runner.provenance import COMMAND_LINE, LoadedFile, Origins
 
 ROOT_FILE = "config"
@@ -139,7 +139,19 @@ def compose(overrides: Sequence[str], config_dir: Path | None = None) -> Compose
     problems = [Problem(origins.of(fault.key), _dotted(fault), fault.message) for fault in faults]
     if len(folders) > 1:  # ours hold none
         problems += [problem for file in origins.files for problem in file.forbidden()]
+        problems += _left_open(origins, {problem.key for problem in problems})
     return Composed(mapping, tuple(lines), folders, origins, tuple(problems))
+
+
+def _left_open(origins: Origins, told: set[str]) -> list[Problem]:
+    """Values that a file leaves open and nothing later gives, though there is a default: merging takes the
+    default."""
+    return [
+        Problem(str(file.path), ".".join(key), MISSING_VALUE)
+        for file in origins.files
+        for key in file.missing()
+        if ".".join(key) not in told and origins.of(key) == str(file.path)
+    ]
 
 
 def _dotted(fault: Unresolvable) -> str:

@@ -7,12 +7,14 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import combinations
 
-from backends.contract import Write
+from backends.contract import SELF, Write
 from backends.positions import PositionError, Positions
 from runner.errors import listed, suggestion
 from runner.layers import LayerError, resolve_layers
 from runner.pairing import Banks, available, too_few
 from runner.resolve import (
+    DONOR,
+    OTHER_DONOR,
     Condition,
     WordError,
     resolve_condition,
@@ -40,6 +42,7 @@ def inconsistencies(spec: Spec, damaged: frozenset[Key]) -> Iterator[Inconsisten
     wrong key has been removed already: they are not compared with others, because what they were to be is
     unknown."""
     yield from _model(spec)
+    yield from _prompts(spec)
     _, conditions, _ = spec.stage
     prefix = _prefix(spec)
     sound: dict[str, Condition] = {}
@@ -63,7 +66,7 @@ def bank_inconsistencies(spec: Spec, banks: Banks) -> Iterator[Inconsistency]:
         for name, body in conditions.items():
             for key, write in body.writes.items():
                 if (write.value or "").endswith("other_donor"):
-                    message = f"expected at least two donors to take another one from, the bank has {len(banks.donors)}"
+                    message = f"expected two donors at least, to take another one; got {len(banks.donors)}"
                     yield Inconsistency((*_prefix(spec), name, key, "value"), message)
 
 
@@ -88,6 +91,17 @@ def _model(spec: Spec) -> Iterator[Inconsistency]:
                 yield Inconsistency(("model", key), f"expected the {key} of the model on the hub, got null")
 
 
+def _prompts(spec: Spec) -> Iterator[Inconsistency]:
+    prompts, model = spec.prompts, spec.model
+    if prompts.language != model.language:
+        message = f"expected {model.language}, the language of model '{model.name}', got {prompts.language}"
+        yield Inconsistency(("prompts", "language"), message)
+    for name in prompts.roles:
+        if name in (DONOR, OTHER_DONOR, SELF):
+            message = f"'{name}' is the name of a value already; give the role another one"
+            yield Inconsistency(("prompts", "roles", name), message)
+
+
 def _condition(
     key: Key, name: str, body: ConditionSpec, spec: Spec, damaged: frozenset[Key]
 ) -> Iterator[Inconsistency]:
@@ -105,8 +119,8 @@ def _condition(
         orders = (first_spec.order, second_spec.order)
         if _overlap(first, second) and (None in orders or orders[0] == orders[1]):
             message = (
-                f"writes '{first.name}' and '{second.name}' change the same {first.site} at the same layers, phase and "
-                f"positions; expected a different order: for each (the lower one first)"
+                f"writes '{first.name}' and '{second.name}' change the same {first.site} at the same layers, "
+                f"phase and positions; expected a different order: for each (the lower one first)"
             )
             yield Inconsistency((*key, second.name, "order"), message)
     if body.recompute and body.replay_last_token:
@@ -116,8 +130,8 @@ def _condition(
     repeats = spec.experiment.repeats
     if greedy and repeats > 1 and not any(write.draws >= repeats for write in body.writes.values()):
         message = (
-            f"greedy decoding gives the same text in all {repeats} repeats of '{name}'; expected repeats: 1, a "
-            f"temperature above 0, or a random value with draws: {repeats}"
+            f"greedy decoding gives the same text in all {repeats} repeats of '{name}'; expected repeats: 1, "
+            f"a temperature above 0, or a random value with draws: {repeats}"
         )
         yield Inconsistency(("experiment", "repeats"), message)
 

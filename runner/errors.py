@@ -21,7 +21,7 @@ class Problem:
 
 
 class ConfigurationError(Exception):
-    """Everything that is wrong with a configuration, found in one pass. A run that raises it ends with status 2."""
+    """Everything that is wrong with a configuration, found in one pass. Its status is 2."""
 
     def __init__(self, problems: Iterable[Problem]) -> None:
         self.problems: tuple[Problem, ...] = tuple(dict.fromkeys(problems))

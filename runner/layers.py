@@ -60,8 +60,9 @@ def resolve_layers(
         }  # refuses a far end before walking to it
         return tuple(sorted(ends | {_absolute(index, depth, reference) for index in range(low, high + 1)}))
     raise LayerError(
-        f"expected a layer index, a list, a range such as 5-8, 'all', a depth such as 84%, or a landmark of the "
-        f"model ({', '.join(landmarks) or 'it has none'}), got '{word}'{suggestion(word, [*landmarks, 'all'])}"
+        "expected a layer index, a list, a range such as 5-8, 'all', a depth such as 84%, or a landmark "
+        f"of the model ({', '.join(landmarks) or 'it has none'}), got '{word}'"
+        f"{suggestion(word, [*landmarks, 'all'])}"
     )
 
 

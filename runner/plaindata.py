@@ -11,6 +11,7 @@ from omegaconf import DictConfig, ListConfig
 from omegaconf.errors import OmegaConfBaseException
 
 MISSING = "???"
+MISSING_VALUE = "missing: a value must be given here (???)"
 _DEEPEST = 40  # an interpolation that contains itself would be followed for ever
 _CODE_KEY = re.compile(r"_[a-z]+_")
 _RESOLVER = re.compile(r"\$\{[^{}]*:")
@@ -78,7 +79,7 @@ def _refused(written: object, depth: int) -> str | None:
     if not isinstance(written, str):
         return None
     if written == MISSING:
-        return "missing: a value must be given here (???)"
+        return MISSING_VALUE
     if _RESOLVER.search(written) or _NESTED.search(written):
         return f"only plain interpolations such as ${{model.language}} are followed, got '{written}'"
     return None

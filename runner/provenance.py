@@ -56,6 +56,10 @@ class LoadedFile:
             if any(isinstance(word, str) and _OF_HYDRA.match(word) for word in words):
                 yield Problem(where, "defaults", _NOT_HYDRA)
 
+    def missing(self) -> Iterator[tuple[str, ...]]:
+        """The keys, from the root, whose value the file leaves open (`???`)."""
+        yield from ((*self.package, *key) for key in _open_keys(self.content))
+
 
 @dataclass(frozen=True)
 class Origins:
@@ -95,6 +99,15 @@ def _overrides(override: Override, key: Sequence[str | int]) -> bool:
     if len(path) >= len(parts):
         return path == parts
     return path == parts[: len(path)] and _has(override.value(), key[len(path) :])
+
+
+def _open_keys(content: Any) -> Iterator[tuple[str, ...]]:
+    if isinstance(content, dict):
+        for key, value in content.items():
+            if value == "???":
+                yield (str(key),)
+            elif key != "defaults":
+                yield from ((str(key), *rest) for rest in _open_keys(value))
 
 
 def _has(content: Any, key: Sequence[str | int]) -> bool:

@@ -228,8 +228,8 @@ def resolve_heads(write: WriteSpec, model: ModelSpec) -> Heads | None:
         digits = word.removeprefix(prefix) if word.startswith(prefix) else ""
         if not digits.isdecimal() or int(digits) >= count:
             raise WordError(
-                f"expected {noun} {prefix}0 to {prefix}{count - 1} ({write.site} of {model.name} has {count}), "
-                f"got '{word}'"
+                f"expected {noun} {prefix}0 to {prefix}{count - 1} ({write.site} of {model.name} has "
+                f"{count}), got '{word}'"
             )
         indices.append(int(digits))
     return Heads("query" if of == "query" else "kv", tuple(sorted(set(indices))))

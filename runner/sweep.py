@@ -18,7 +18,7 @@ from runner import status
 from runner.command import complain, crash
 from runner.compose import compose
 from runner.errors import ConfigurationError
-from runner.run import RunResult, run_job, worst
+from runner.job import RunResult, run_job, worst
 from runner.store import atomic_write
 
 

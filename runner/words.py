@@ -121,9 +121,8 @@ def _write(subject: str, write: Write, depth: int, replayed: bool) -> list[str]:
         if write.during in ("decode", "both"):
             sentences.append(f"{subject}: {where}, in decode, {_decode(write, heads)}")
     if write.min_positions > 1:
-        sentences.append(
-            f"{subject} acts only on outputs of at least {write.min_positions} positions; a decode step has one."
-        )
+        one = "" if write.during == "prefill" else "; a decode step has one"
+        sentences.append(f"{subject} acts only on outputs of at least {write.min_positions} positions{one}.")
     return sentences
 
 

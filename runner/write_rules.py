@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from runner.spec import ConditionSpec, WriteSpec
 
 _HOLD_MEANS = (
-    "last (the window's last row), cycle (row t mod n), mean, lockstep (the donor's own t-th generated token), or "
-    "sliding (the last positions of the running context are rewritten at every step; needs recompute: true)"
+    "last (the window's last row), cycle (row t mod n), mean, lockstep (the donor's own t-th generated "
+    "token), or sliding (the context's last positions, rewritten at every step; needs recompute: true)"
 )
 _SHUFFLED = ("shuffled_window", "shuffled_sequence")
 
@@ -90,7 +90,7 @@ def _kv(write: WriteSpec, word: str, body: ConditionSpec) -> Iterator[tuple[str,
     if word in _SHUFFLED and write.part == "both" and write.rope == "keep" and write.expect != "noop":
         yield (
             "value",
-            "keys keep their rotary position and attention is a set function, so that permuting keys and values "
-            "together changes nothing; expected part: values (against keys that stay), or expect: noop if that is "
-            "meant",
+            "keys keep their rotary position and attention is a set function, so that permuting keys and "
+            "values together changes nothing; expected part: values (against keys that stay), or expect: "
+            "noop if that is meant",
         )

@@ -7,12 +7,12 @@ import random
 
 import pytest
 import torch
-from plain_reference import generate as plain_generate
+from tests.plain_reference import generate as plain_generate
 from transformers import AutoModelForCausalLM
 
 from backends.contract import Row, ScoreRow, Probe, Sampling, Write
 from backends.torch.backend import TorchBackend
-from models import ALL_LAYERS, CPU, FAMILIES, GREEDY, SAMPLED, make_model, prompt, write
+from tests.models import ALL_LAYERS, CPU, FAMILIES, GREEDY, SAMPLED, make_model, prompt, write
 
 NEAR_TIE = 1e-4  # top-two margin below which a difference in the last bits may change the token
 

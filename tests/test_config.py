@@ -1,0 +1,243 @@
+"""What is checked at the door: every mistake, told at once, with file, key and the nearest right word."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from runner.errors import ConfigurationError
+from tests.configuring import KV_ONLY, body, design, faults
+
+
+def test_trap_43_every_mistake_of_a_file_is_told_at_once_with_file_key_and_nearest(tmp_path: Path) -> None:
+    folder = body(
+        """
+        a: {kv: {sight: kv_cache, layers: all, value: donor}}
+        b: {label: no, v: {site: v_prj, layers: 40, value: donor, during: decode, hold: cycel}}
+        c: {lable: 1:30, v: {site: v_proj, layers: -1, heads: [q3], value: donor:lenght_matched}}
+        """.replace("        ", ""),
+        tmp_path,
+        rest="readouts: [behavior]\nlimt: 3\nsampling: {temprature: 1}",
+    )
+    told = faults("+experiment=mine", "+tpyo=3", "experiment.n=0", folder=folder)
+    for part in (
+        "mine.yaml: conditions.a.kv.sight: unknown key",
+        "did you mean 'site'",
+        "conditions.b.label: expected a text, got false; YAML reads bare yes, no",
+        "got 'v_prj'; did you mean 'v_proj'",
+        "got 'cycel'; did you mean 'cycle'",
+        "conditions.b.v.layers: expected a layer from 0 to 8 (the model has 9 layers), got 40",
+        "conditions.c.lable: expected a write",
+        "did you mean 'label'",
+        "conditions.c.v.layers: expected a layer from 0 to 8",
+        "conditions.c.v.heads: expected key-value heads kv0 to kv1",
+        "did you mean 'length_matched'",
+        "got 'behavior'; did you mean 'behaviour'",
+        "mine.yaml: limt: unknown key",
+        "did you mean 'limit'",
+        "sampling.temprature: unknown key",
+        "command line: tpyo: unknown key",
+        "command line: experiment.n: expected more than 0, got 0",
+    ):
+        assert part in told, part
+
+
+@pytest.mark.parametrize(
+    ("condition", "message"),
+    [
+        ("{v: {site: v_proj, layers: 1}}", "value: op replace needs a value"),
+        ("{v: {site: v_proj, layers: 1, op: zero, value: donor}}", "takes no value"),
+        ("{v: {site: v_proj, layers: 1, value: doner}}", "did you mean 'donor'"),
+        (
+            "{v: {site: v_proj, layers: 1, value: donor, during: decode}}",
+            r"hold: .*cycle \(row t mod n\).*lockstep",
+        ),
+        ("{v: {site: v_proj, layers: 1, value: donor, hold: last}}", "during: prefill, remove it"),
+        ("{v: {site: v_proj, layers: 1, value: random, during: decode, hold: mean}}", "has none"),
+        ("{v: {site: v_proj, layers: 1, value: donor, during: decode, hold: sliding}}", "recompute: true"),
+        ("{v: {site: v_proj, layers: 9, value: donor}}", "from 0 to 8"),
+        ("{v: {site: v_proj, layers: [], value: donor}}", "empty list"),
+        ("{v: {site: v_proj, layers: 7-3, value: donor}}", "low to high"),
+        ("{v: {site: v_proj, layers: erly, value: donor}}", "did you mean 'early'"),
+        ("{v: {site: v_proj, layers: 1, value: donor, positions: lst:3}}", "last:16"),
+        ("{v: {site: q_proj, layers: 1, value: donor, heads: [q4]}}", "query heads q0 to q3"),
+        ("{v: {site: q_proj, layers: 1, value: donor, heads: [kv0]}}", "query heads q0 to q3"),
+        ("{v: {site: resid_pre, layers: 1, value: donor, heads: [q0]}}", "not divided into heads"),
+        ("{v: {site: v_proj, layers: 1, value: donor, rope: keep}}", "belongs to kv_cache"),
+        ("{v: {site: v_proj, layers: 1, value: donor, draws: 3}}", "same in every repeat"),
+        ("{v: {site: v_proj, layers: 1, value: donor, alpha: 2.0}}", "scales what is added"),
+        ("{kv: {site: kv_cache, layers: all, value: donor, during: decode}}", "expected prefill, got decode"),
+        ("{kv: {site: kv_cache, layers: 3, value: donor, align: whole}}", "expected all, got 3"),
+        (
+            "{kv: {site: kv_cache, layers: all, value: donor, align: concat, positions: first:2}}",
+            "expected all",
+        ),
+        ("{kv: {site: kv_cache, layers: all, value: donor, align: whole, part: keys}}", "cannot limit it"),
+        ("{kv: {site: kv_cache, layers: all, value: random, align: whole}}", "has none"),
+        ("{recompute: true, kv: {site: kv_cache, layers: all, value: donor}}", "keeps no cache"),
+        ("{recompute: true, replay_last_token: true}", "one or the other"),
+        ("{prompt: doner}", "did you mean 'donor'"),
+        ("{same_as: basline}", "did you mean 'baseline'"),
+        ("{sampling: {temperature: -0.1}}", "at least 0"),
+        ("{v: [1, 2]}", "expected a write"),
+        ("{a.b: {site: v_proj, layers: 1, op: zero}}", "expected a name of letters"),
+        ("null", "{} for a condition that writes nothing"),
+    ],
+)
+def test_conditions_that_cannot_be_are_refused(tmp_path: Path, condition: str, message: str) -> None:
+    folder = body(f"a: {condition}", tmp_path)
+    with pytest.raises(ConfigurationError, match=message):
+        design("+experiment=mine", folder=folder)
+
+
+def test_trap_09_heads_come_from_the_model(tmp_path: Path) -> None:
+    folder = body("a: {v: {site: v_proj, layers: 1, heads: [kv7], value: donor}}", tmp_path)
+    found = design("+experiment=mine", "model=mistral_7b_instruct_v0_2", folder=folder)
+    heads = found.condition("a").writes[0].heads
+    assert heads is not None
+    assert (heads.of, heads.indices) == ("kv", (7,))
+    told = faults(
+        "+experiment=mine", "model=mistral_7b_instruct_v0_2", "conditions.a.v.heads=[kv8]", folder=folder
+    )
+    assert "kv0 to kv7" in told
+
+
+def test_trap_45_permuting_keys_and_values_together_is_refused_unless_expected(tmp_path: Path) -> None:
+    write = "site: kv_cache, layers: all, value: shuffled_sequence, rope: keep"
+    assert "set function" in faults("+experiment=mine", folder=body(f"a: {{kv: {{{write}}}}}", tmp_path))
+    for more in ("expect: noop", "part: values"):
+        design("+experiment=mine", folder=body(f"a: {{kv: {{{write}, {more}}}}}", tmp_path))
+
+
+def test_trap_28_greedy_repeats_are_refused_unless_a_random_value_differs(tmp_path: Path) -> None:
+    greedy = ("+experiment=mine", "experiment.repeats=3", "sampling.temperature=0")
+    random = "{v: {site: v_proj, layers: 1, value: random, draws: 3}}"
+    folder = body(f"a: {random}", tmp_path)
+    assert "all 3 repeats of 'baseline'" in faults(*greedy, folder=folder)
+    assert "'a'" not in faults(*greedy, folder=folder)
+    family = ("~conditions.baseline", "contrasts.family=none")
+    assert design(*greedy, *family, folder=folder).repeats == 3
+
+
+def test_two_writes_on_one_tensor_need_an_order(tmp_path: Path) -> None:
+    first = "v: {site: v_proj, layers: 1, value: donor}"
+    second = "w: {site: v_proj, layers: 0-3, value: random, positions: last:2"
+    assert "order" in faults("+experiment=mine", folder=body(f"a: {{{first}, {second}}}}}", tmp_path))
+    ordered = f"a: {{{first.replace('donor', 'donor, order: 1')}, {second}, order: 2}}}}"
+    design("+experiment=mine", folder=body(ordered, tmp_path))
+    apart = f"a: {{{first.replace('layers: 1', 'layers: 5')}, {second}}}}}"
+    design("+experiment=mine", folder=body(apart, tmp_path))
+
+
+def test_conditions_that_resolve_to_the_same_writes_are_an_error(tmp_path: Path) -> None:
+    write = "v: {site: v_proj, layers: 1, value: donor}"
+    twice = f"a: {{{write}}}\nb: {{label: other, {write.replace('v: {', 'w: {')}}}"
+    assert "conditions 'a' and 'b' resolve to the same" in faults(
+        "+experiment=mine", folder=body(twice, tmp_path)
+    )
+    meant = twice.replace("label: other", "same_as: a")
+    assert design("+experiment=mine", folder=body(meant, tmp_path)).condition("b").same_as == "a"
+    wrong = twice.replace("label: other", "same_as: baseline")
+    assert "resolve differently" in faults("+experiment=mine", folder=body(wrong, tmp_path))
+
+
+def test_layers_that_fall_together_by_the_reference_depth_are_told_as_such(tmp_path: Path) -> None:
+    text = "\n".join(
+        f"{n}: {{v: {{site: v_proj, layers: {i}, value: donor}}}}" for n, i in (("a", 25), ("b", 24))
+    )
+    folder = body(text, tmp_path, rest="reference_depth: 32")
+    assert "because reference_depth 32 is read on 9 layers" in faults("+experiment=mine", folder=folder)
+    design("+experiment=mine", "model=mistral_7b_instruct_v0_2", folder=folder)
+
+
+def test_trap_17_zeros_stay_zeros(tmp_path: Path) -> None:
+    folder = body("a: {v: {site: v_proj, layers: 0, value: donor}}", tmp_path)
+    zeros = ("sampling.temperature=0", "sampling.seed=0", "prompts.seed=0")
+    found = design("+experiment=mine", *zeros, folder=folder)
+    assert found.condition("a").writes[0].layers == (0,)
+    assert found.condition("a").sampling.temperature == 0
+    assert (found.sampling_seed, found.prompts.seed) == (0, 0)
+    own = design("+experiment=mine", "+conditions.a.sampling.temperature=0", folder=folder)
+    assert own.condition("a").sampling.temperature == 0
+    assert own.condition("baseline").sampling.temperature == 0.8
+
+
+def test_trap_34_more_items_than_the_bank_holds_is_an_error_at_the_door() -> None:
+    told = faults(KV_ONLY, "prompts.pairing.replace=false")
+    assert "experiment.n: expected at most" in told
+    assert "got 300" in told
+    assert design(KV_ONLY, "prompts.pairing.replace=false", "experiment.n=20").n == 20
+
+
+def test_trap_41_the_experiment_name_comes_from_the_configuration() -> None:
+    assert design(KV_ONLY, "experiment.name=renamed").name == "renamed"
+    assert "experiment.name" in faults(KV_ONLY, "experiment.name='a/b'")
+
+
+def test_contrasts_name_conditions_and_columns_that_exist() -> None:
+    told = faults(
+        KV_ONLY, "contrasts.baseline=base", "contrasts.primary=scor", "contrasts.extra=[[kv_onyl, kv_self]]"
+    )
+    assert "did you mean 'kv_only'" in told
+    assert "did you mean 'score'" in told
+    assert "did you mean 'baseline'" in told
+    assert "column of the readouts" in faults(KV_ONLY, "readouts=[behaviour]", "contrasts.primary=perplexity")
+
+
+def test_unknown_groups_and_banks_are_told() -> None:
+    assert "got 'L6'" in faults(KV_ONLY, "prompts.donors.groups=[L6]")
+    assert "did you mean 'donors'" in faults(KV_ONLY, "prompts.donors.bank=doners")
+
+
+def test_prompts_must_be_in_the_language_of_the_model() -> None:
+    assert "prompts.language: expected organism" in faults(KV_ONLY, "prompts.language=english")
+    told = faults(KV_ONLY, "+prompts.roles.self={bank: plain}")
+    assert "prompts.roles.self: 'self' is the name of a value already" in told
+
+
+def test_stages_are_the_long_form_of_the_same_thing(tmp_path: Path) -> None:
+    flat = design(
+        "+experiment=mine", folder=body("a: {v: {site: v_proj, layers: 1, value: donor}}", tmp_path)
+    )
+    (tmp_path / "experiment" / "staged.yaml").write_text(
+        "# @package _global_\nexperiment: {name: mine, n: 5}\n"
+        "stages:\n  measure:\n    kind: measure\n    conditions:\n"
+        "      baseline: {}\n      a: {v: {site: v_proj, layers: 1, value: donor}}\n",
+        encoding="utf-8",
+    )
+    assert design("+experiment=staged", folder=tmp_path) == flat
+    told = faults("+experiment=staged", "stages.measure.kind=extract", folder=tmp_path)
+    assert "stages.measure.kind: expected measure, got 'extract'" in told
+    told = faults("+experiment=staged", "stages.measure.conditions.a.v.layers=99", folder=tmp_path)
+    assert "command line: stages.measure.conditions.a.v.layers: expected a layer from 0 to 8" in told
+
+
+def test_grid_expands_to_conditions_with_columns(tmp_path: Path) -> None:
+    grid = "{v.layers: [1, 3], v.positions: [last:4, all]}"
+    text = f"a: {{v: {{site: v_proj, value: donor, positions: last:4}}, grid: {grid}}}"
+    found = design("+experiment=mine", folder=body(text, tmp_path))
+    cells = [c for c in found.conditions if c.name != "baseline"]
+    assert [c.name for c in cells][:2] == [
+        "a[v.layers=1,v.positions=last:4]",
+        "a[v.layers=1,v.positions=all]",
+    ]
+    assert [(c.writes[0].layers, c.writes[0].positions.word) for c in cells] == [
+        ((1,), "last:4"), ((1,), "all"), ((3,), "last:4"), ((3,), "all"),
+    ]  # fmt: skip
+    assert dict(cells[2].grid) == {"v.layers": 3, "v.positions": "last:4"}
+
+
+@pytest.mark.parametrize(
+    ("grid", "message"),
+    [
+        ("{v.layrs: [1, 2]}", "did you mean 'layers'"),
+        ("{w.layers: [1, 2]}", "axis of this condition"),
+        ("{v.layers: 3}", "list of plain values"),
+        ("{v.layers: [1, 1]}", "values that differ"),
+        ("[1, 2]", "expected axes"),
+    ],
+)
+def test_grids_that_cannot_be_are_refused(tmp_path: Path, grid: str, message: str) -> None:
+    folder = body(f"a: {{v: {{site: v_proj, layers: 1, value: donor}}, grid: {grid}}}", tmp_path)
+    assert message in faults("+experiment=mine", folder=folder)

@@ -1,0 +1,221 @@
+"""Banks are read strictly; pairs are deterministic and prefix-stable."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from runner.banks import Bank, Prompt, find_bank, read_bank
+from runner.compose import conf_dir
+from runner.errors import ConfigurationError
+from runner.pairing import pair, read_banks, summarise
+from runner.spec import BankChoice, PairingSpec, PromptsSpec, RoleSpec
+
+
+def words(text: str) -> int:
+    return len(text.split())
+
+
+def bank(name: str, size: int, lengths: Sequence[int] = (5,)) -> Bank:
+    prompts = tuple(
+        Prompt(f"{name}{i}", f"g{i % 2}", " ".join([f"{name}{i}"] * lengths[i % len(lengths)]))
+        for i in range(size)
+    )
+    return Bank(name, Path(name), "0", prompts)
+
+
+def spec(*, replace: bool = True, matched: bool = False, seed: int = 42) -> PromptsSpec:
+    return PromptsSpec(
+        name="p",
+        kind="pairs",
+        language="organism",
+        donors=BankChoice(bank="d"),
+        targets=BankChoice(bank="t"),
+        roles={"near": RoleSpec(bank="n", match="length"), "any": RoleSpec(bank="n")},
+        pairing=PairingSpec(replace=replace, length_matched=matched),
+        seed=seed,
+    )
+
+
+BANKS = {"d": bank("d", 20, (3, 6, 9)), "t": bank("t", 30, (2, 4, 8)), "n": bank("n", 25, (1, 3, 5, 7, 9))}
+
+
+def write_bank(path: Path, *rows: object) -> Path:
+    path.write_text(
+        "".join(row if isinstance(row, str) else json.dumps(row) + "\n" for row in rows), encoding="utf-8"
+    )
+    return path
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.booleans(), st.booleans(), st.integers(0, 2**40), st.integers(1, 19), st.integers(0, 1))
+def test_more_items_only_append(replace: bool, matched: bool, seed: int, n: int, more: int) -> None:
+    prompts = spec(replace=replace, matched=matched, seed=seed)
+    assert pair(prompts, BANKS, n, words) == pair(prompts, BANKS, n + more, words)[:n]
+
+
+def test_seed_decides_the_pairs() -> None:
+    first = [(i.donor.id, i.target.id) for i in pair(spec(seed=0), BANKS, 15, words)]
+    second = [(i.donor.id, i.target.id) for i in pair(spec(seed=1), BANKS, 15, words)]
+    assert first != second
+
+
+def test_trap_17_seed_zero_is_a_seed_of_its_own() -> None:
+    pairs = {seed: tuple(i.donor.id for i in pair(spec(seed=seed), BANKS, 15, words)) for seed in (0, 42)}
+    assert pairs[0] != pairs[42]
+
+
+def test_without_replacement_no_prompt_recurs() -> None:
+    for matched in (False, True):
+        items = pair(spec(replace=False, matched=matched), BANKS, 20, words)
+        assert len({i.donor.id for i in items}) == 20
+        assert len({i.target.id for i in items}) == 20
+
+
+def test_trap_34_more_items_than_the_bank_holds_is_an_error_with_the_numbers() -> None:
+    with pytest.raises(ConfigurationError, match=r"at most 20 items.*20 donors, 30 targets.*got 21"):
+        pair(spec(replace=False), BANKS, 21, words)
+
+
+def test_length_role_is_as_near_as_the_bank_allows() -> None:
+    for item in pair(spec(), BANKS, 40, words):
+        gap = abs(words(item.roles["near"].text) - words(item.donor.text))
+        assert gap == min(abs(words(p.text) - words(item.donor.text)) for p in BANKS["n"].prompts)
+
+
+def test_ties_in_length_are_not_always_the_same_prompt() -> None:
+    chosen = {item.roles["near"].id for item in pair(spec(), BANKS, 60, words)}
+    assert len(chosen) > 5
+
+
+def test_length_matched_pairs_are_nearer_than_random_ones() -> None:
+    def gap(matched: bool) -> float:
+        items = pair(spec(matched=matched), BANKS, 60, words)
+        return sum(abs(words(i.donor.text) - words(i.target.text)) for i in items) / 60
+
+    assert gap(True) < gap(False) / 1.5
+
+
+def test_other_donor_is_never_the_own_donor() -> None:
+    for item in pair(spec(), BANKS, 100, words):
+        assert item.other_donor is not None
+        assert item.other_donor.id != item.donor.id
+
+
+def test_single_donor_has_no_other() -> None:
+    items = pair(spec(), {**BANKS, "d": bank("d", 1)}, 3, words)
+    assert [item.other_donor for item in items] == [None, None, None]
+
+
+def test_occurrence_counts_equal_pairs() -> None:
+    items = pair(spec(), {**BANKS, "d": bank("d", 2), "t": bank("t", 2)}, 30, words)
+    seen: dict[tuple[str, str], int] = {}
+    for item in items:
+        key = (item.donor.id, item.target.id)
+        assert item.occurrence == seen.get(key, 0)
+        seen[key] = item.occurrence + 1
+    assert max(seen.values()) > 1
+
+
+def test_items_carry_padded_ids_and_the_target_group() -> None:
+    items = pair(spec(), BANKS, 12, words)
+    assert [items[0].item_id, items[11].item_id] == ["0000", "0011"]
+    assert all(item.group == item.target.group for item in items)
+
+
+def test_trap_28_distinct_donors_targets_and_pairs_are_reported() -> None:
+    items = pair(spec(), BANKS, 300, words)
+    summary = summarise(items, 300, words)
+    assert (summary.items, summary.asked) == (300, 300)
+    assert summary.distinct_donors == len({i.donor.id for i in items}) <= 20
+    assert summary.distinct_targets == len({i.target.id for i in items}) <= 30
+    assert summary.distinct_pairs == len({(i.donor.id, i.target.id) for i in items}) < 300
+    expected = sum(words(i.donor.text) - words(i.target.text) for i in items) / 300
+    assert summary.donor_minus_target == pytest.approx(expected)
+    assert set(summary.role_minus_donor) == {"near", "any"}
+
+
+def test_draws_are_spread_over_the_bank() -> None:
+    items = pair(spec(), BANKS, 300, words)
+    assert len({i.donor.id for i in items}) == 20
+    assert len({i.target.id for i in items}) == 30
+
+
+def test_groups_limit_the_bank_and_unknown_ones_are_named() -> None:
+    source = bank("d", 4)
+    assert {p.group for p in source.only(("g1",))} == {"g1"}
+    with pytest.raises(ConfigurationError, match=r"group of the bank \(g0, g1\), got 'g9'"):
+        source.only(("g1", "g9"))
+    with pytest.raises(ConfigurationError, match="at least one group"):
+        source.only(())
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        (['{"id": "a"\n'], r":1: expected one JSON object a line"),
+        ([{"id": "a", "group": "g"}], r":1: text: .*missing"),
+        ([{"id": "a", "group": "g", "txt": "x"}], r"did you mean 'txt'"),
+        ([{"id": "a", "group": "g", "text": "  "}], r":1: text: .*not empty"),
+        ([{"id": 3, "group": "g", "text": "x"}], r":1: id: expected a text, got 3"),
+        ([{"id": "a", "group": "g", "text": "x", "tokens": 0}], r":1: tokens: .*at least 1"),
+        ([{"id": "a", "group": "g", "text": "x", "tokns": 3}], r"unknown key.*did you mean 'tokens'"),
+        (
+            [{"id": "a", "group": "g", "text": "x"}, {"id": "a", "group": "g", "text": "y"}],
+            r":2: id: .*line 1",
+        ),
+        (["[1]\n"], r":1: expected a JSON object"),
+        ([], r"at least one prompt"),
+    ],
+)
+def test_faults_of_a_bank_are_told_with_their_line(tmp_path: Path, rows: list[object], message: str) -> None:
+    with pytest.raises(ConfigurationError, match=message):
+        read_bank("b", write_bank(tmp_path / "b.jsonl", *rows))
+
+
+def test_all_faults_of_a_bank_are_told_at_once(tmp_path: Path) -> None:
+    path = write_bank(tmp_path / "b.jsonl", "x\n", {"id": "a"}, {"id": "b", "group": "g", "text": ""})
+    with pytest.raises(ConfigurationError) as caught:
+        read_bank("b", path)
+    assert [p.file.rpartition(":")[2] for p in caught.value.problems] == ["1", "2", "2", "3"]
+
+
+def test_bank_that_is_not_utf_8_is_refused_with_its_line(tmp_path: Path) -> None:
+    path = tmp_path / "b.jsonl"
+    path.write_bytes(b'{"id": "a", "group": "g", "text": "x"}\n{"id": "b", "group": "g", "text": "\xff"}\n')
+    with pytest.raises(ConfigurationError, match=r":2: expected UTF-8, got byte 0xff"):
+        read_bank("b", path)
+
+
+def test_odd_unicode_survives(tmp_path: Path) -> None:
+    text = "na\u00efve \u2014 \U0001f9e0 \u2028 e\u0301"
+    path = write_bank(tmp_path / "b.jsonl", {"id": "a", "group": "g", "text": text})
+    assert read_bank("b", path).prompts[0].text == text
+
+
+def test_users_bank_comes_first_and_a_path_is_taken_as_it_stands(tmp_path: Path) -> None:
+    folder = tmp_path / "prompts" / "banks" / "organism"
+    folder.mkdir(parents=True)
+    own = write_bank(folder / "donors.jsonl", {"id": "a", "group": "g", "text": "x"})
+    assert find_bank("donors", "organism", (tmp_path, conf_dir())) == own
+    assert find_bank("targets", "organism", (tmp_path, conf_dir())).is_relative_to(conf_dir())
+    assert find_bank(str(own), "english", (conf_dir(),)) == own
+
+
+def test_missing_bank_names_those_that_exist() -> None:
+    with pytest.raises(ConfigurationError, match=r"got 'donor'; did you mean 'donors'"):
+        find_bank("donor", "organism", (conf_dir(),))
+    with pytest.raises(ConfigurationError, match="no such file"):
+        find_bank("./nothing.jsonl", "organism", (conf_dir(),))
+
+
+def test_faults_of_all_banks_are_told_together(tmp_path: Path) -> None:
+    prompts = spec().model_copy(update={"donors": BankChoice(bank=str(tmp_path / "x.jsonl"))})
+    with pytest.raises(ConfigurationError) as caught:
+        read_banks(prompts, (conf_dir(),))
+    assert len(caught.value.problems) == 3
