@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
 """Set up patchbay in .venv and use it; needs Python 3.11 with venv and nothing else.
 
-    python3 bootstrap.py run +experiment=n300_kv_only     set up where needed, then: python -m runner +experiment=...
-    python3 bootstrap.py test                             set up where needed, then: pytest
+    python3 bootstrap.py run +experiment=n300_kv_only      set up, then: python -m runner +experiment=...
+    python3 bootstrap.py test                              set up, then: pytest
 
-torch is taken from PyTorch's CPU index unless this machine has an NVIDIA driver or PATCHBAY_TORCH=default is set, so that a
-machine without a GPU downloads no CUDA. Any other installation works as well: pip install -c constraints.txt -e '.[dev]'.
+torch is taken from PyTorch's CPU index unless this machine has an NVIDIA driver or PATCHBAY_TORCH=default is
+set, so that a machine without a GPU downloads no CUDA. Any other installation works as well:
+pip install -c constraints.txt -e '.[dev]'
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ INPUTS = ("pyproject.toml", "constraints.txt", "bootstrap.py")
 
 
 def main(words: list[str]) -> int:
-    if sys.version_info < (3, 11):
+    if sys.version_info < (3, 11):  # noqa: UP036 - the one file that older versions get to run
         print(f"patchbay needs Python 3.11 or newer, this is {platform.python_version()}", file=sys.stderr)
         return 2
     if not words or words[0] not in ("run", "test"):
@@ -70,7 +71,8 @@ def install_torch() -> None:
 
 
 def pip(*words: str, required: bool = True) -> int:
-    # A first attempt that may fail says nothing: what it could not find, the second attempt looks for elsewhere.
+    # A first attempt that may fail says nothing: what it could not find, the second attempt looks for
+    # elsewhere.
     quiet = subprocess.DEVNULL if not required else None
     status = subprocess.call([str(python()), "-m", "pip", *words], stdout=quiet, stderr=quiet)
     if required and status != 0:

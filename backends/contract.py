@@ -1,20 +1,23 @@
 """The contract between the runner and a backend: what a row is, what a write is, what comes back.
 
-Everything here is frozen, free of tensors of any framework, and free of experiment vocabulary: a backend sees rows of
-token ids with resolved writes and returns token ids, receipts and numbers. Arrays that leave a backend are numpy.
+Everything here is frozen, free of tensors of any framework, and free of experiment vocabulary: a backend
+sees rows of token ids with resolved writes and returns token ids, receipts and numbers. Arrays that leave a
+backend are numpy.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
-
-import numpy as np
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from backends.positions import Positions
 
-# Raised whenever the meaning of a write, of sampling or of the order of events changes: it is part of every result key.
+if TYPE_CHECKING:
+    import numpy as np
+
+# Raised whenever the meaning of a write, of sampling or of the order of events changes: it is part of every
+# result key.
 SEMANTICS_VERSION = 1
 
 Site = Literal[
@@ -52,7 +55,8 @@ class OutOfMemory(Exception):
 class ModelSource:
     """Where a model comes from and what its YAML declares of it.
 
-    path: local folder, or None for a hub id with a pinned revision. The declared numbers are asserted at load.
+    path: local folder, or None for a hub id with a pinned revision. The declared numbers are asserted at
+    load.
     """
 
     name: str
@@ -70,7 +74,8 @@ class ModelSource:
 
 @dataclass(frozen=True)
 class Device:
-    """How a model is run. device: auto, cpu, cuda or cuda:N. dtype: float32, bfloat16 or float16. budget in bytes."""
+    """How a model is run. device: auto, cpu, cuda or cuda:N. dtype: float32, bfloat16 or float16. budget in
+    bytes."""
 
     device: str
     dtype: str
@@ -92,10 +97,11 @@ class Heads:
 class Value:
     """What is written.
 
-    kind: `source` (activations of another prompt's clean run, named by `role`), `shuffled_window` (the source's window
-    with its rows permuted), `shuffled_sequence` (the window drawn after permuting the source's whole sequence), `random`
-    (Gaussian, per position and head with the mean and standard deviation of the row that it replaces), `none` (zero).
-    draws: how many different random draws the repeats of a trial cycle through.
+    kind: `source` (activations of another prompt's clean run, named by `role`), `shuffled_window` (the
+    source's window with its rows permuted), `shuffled_sequence` (the window drawn after permuting the
+    source's whole sequence), `random` (Gaussian, per position and head with the mean and standard deviation
+    of the row that it replaces), `none` (zero). draws: how many different random draws the repeats of a
+    trial cycle through.
     """
 
     kind: ValueKind
@@ -107,8 +113,8 @@ class Value:
 class Write:
     """One write into the model, fully resolved: absolute layers, no words of an experiment.
 
-    positions are counted on the target for prefill and on the source for the window that decode draws from. For
-    kv_cache they are counted over the cached slots. `order` ranks writes on one tensor (lower first).
+    positions are counted on the target for prefill and on the source for the window that decode draws from.
+    For kv_cache they are counted over the cached slots. `order` ranks writes on one tensor (lower first).
     """
 
     name: str
@@ -148,11 +154,12 @@ class Sampling:
 class Row:
     """One prompt to run, with its writes.
 
-    ids: token ids of the prompt, BOS included. sources: role -> token ids of the prompts that writes draw from.
-    stream: 64-bit random stream of this trial (sampling). value_stream: 64-bit stream for random values, the same in
-    every repeat; draw: which of the random draws this repeat takes. recompute: no cache, every step a whole forward.
-    replay_last_token: all T slots prefilled, then the last token fed again at position T (published procedure).
-    spans: role -> (start, end) of spans in ids. source_spans: the same for each source.
+    ids: token ids of the prompt, BOS included. sources: role -> token ids of the prompts that writes draw
+    from. stream: 64-bit random stream of this trial (sampling). value_stream: 64-bit stream for random
+    values, the same in every repeat; draw: which of the random draws this repeat takes. recompute: no
+    cache, every step a whole forward. replay_last_token: all T slots prefilled, then the last token fed
+    again at position T (published procedure). spans: role -> (start, end) of spans in ids. source_spans:
+    the same for each source.
     """
 
     ids: tuple[int, ...]
@@ -171,12 +178,12 @@ class Row:
 class Receipt:
     """What one write really did in one row.
 
-    positions are counted once per forward and position, whatever the number of layers (a write at 9 layers and 16
-    positions counts 16). relative_change: mean over layers and written positions of |new - old| / |old|; None
-    where nothing was written or no old tensor exists. shadowed: prefill positions whose result a later write wholly
-    overwrites. keys_ahead: copied keys whose rotary position lies after that of the first query. logit_change: for
-    writes without an old tensor, |new - old| / |old| of the first new token's logits against the same tokens
-    without the kv write.
+    positions are counted once per forward and position, whatever the number of layers (a write at 9 layers
+    and 16 positions counts 16). relative_change: mean over layers and written positions of |new - old| /
+    |old|; None where nothing was written or no old tensor exists. shadowed: prefill positions whose result
+    a later write wholly overwrites. keys_ahead: copied keys whose rotary position lies after that of the
+    first query. logit_change: for writes without an old tensor, |new - old| / |old| of the first new
+    token's logits against the same tokens without the kv write.
     """
 
     asked_prefill: int = 0
@@ -204,7 +211,8 @@ class Decoded:
 
 @dataclass(frozen=True)
 class Probe:
-    """A measurement on tensors. kind: `perplexity` (of `continuation` given the row's prompt, model unpatched)."""
+    """A measurement on tensors. kind: `perplexity` (of `continuation` given the row's prompt, model
+    unpatched)."""
 
     kind: Literal["perplexity"]
     version: int = 1
@@ -220,8 +228,8 @@ class ScoreRow:
 
 @dataclass(frozen=True)
 class Captured:
-    """Activations of one row: (site, layer) -> float32 array [positions, width]; for kv_cache [positions, 2 * kv width],
-    keys (after rotary embedding) then values."""
+    """Activations of one row: (site, layer) -> float32 array [positions, width]; for kv_cache [positions, 2
+    * kv width], keys (after rotary embedding) then values."""
 
     activations: Mapping[tuple[str, int], np.ndarray]
 
@@ -248,7 +256,8 @@ class ModelInfo:
 
 @dataclass(frozen=True)
 class Footprint:
-    """Bytes that a batch needs: per cached token of a row, per decoding row, and the fixed budget to stay within."""
+    """Bytes that a batch needs: per cached token of a row, per decoding row, and the fixed budget to stay
+    within."""
 
     bytes_per_token: int
     bytes_per_row: int

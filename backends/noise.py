@@ -1,8 +1,9 @@
 """The random numbers of sampling and of random values: a 32-bit counter hash, the same in every backend.
 
-A draw depends on (stream, step, token id) alone, never on batch, order or device, so that a trial is drawn with the same
-noise in every condition and backend. The finaliser is the bijective 32-bit mix with constants 0x7feb352d and 0x846ca68b
-(C. Wellons, "hash prospector", bias about 0.17). numpy here is the reference; backends repeat it in their own arrays.
+A draw depends on (stream, step, token id) alone, never on batch, order or device, so that a trial is drawn
+with the same noise in every condition and backend. The finaliser is the bijective 32-bit mix with constants
+0x7feb352d and 0x846ca68b (C. Wellons, "hash prospector", bias about 0.17). numpy here is the reference;
+backends repeat it in their own arrays.
 """
 
 from __future__ import annotations
@@ -30,7 +31,8 @@ def mix(x: np.ndarray) -> np.ndarray:
     with np.errstate(over="ignore"):
         x = (x ^ (x >> np.uint32(SHIFTS[0]))) * np.uint32(MULTIPLIERS[0])
         x = (x ^ (x >> np.uint32(SHIFTS[1]))) * np.uint32(MULTIPLIERS[1])
-    return x ^ (x >> np.uint32(SHIFTS[2]))
+    mixed: np.ndarray = x ^ (x >> np.uint32(SHIFTS[2]))
+    return mixed
 
 
 def step_keys(streams: np.ndarray, step: int) -> np.ndarray:
@@ -50,8 +52,10 @@ def uniform(keys: np.ndarray, count: int) -> np.ndarray:
 
 
 def gumbel(streams: np.ndarray, step: int, vocabulary: int) -> np.ndarray:
-    """Standard Gumbel noise, float32 [rows, vocabulary]; argmax(logits / T + noise) samples softmax(logits / T)."""
-    return -np.log(-np.log(uniform(step_keys(streams, step), vocabulary)))
+    """Standard Gumbel noise, float32 [rows, vocabulary]; argmax(logits / T + noise) samples softmax(logits
+    / T)."""
+    noise: np.ndarray = -np.log(-np.log(uniform(step_keys(streams, step), vocabulary)))
+    return noise
 
 
 def permutation(stream: int, count: int) -> np.ndarray:

@@ -17,7 +17,8 @@ class PositionError(ValueError):
 
 @dataclass(frozen=True)
 class Positions:
-    """A set of token positions, counted from the first real token (BOS is position 0; padding never counts)."""
+    """A set of token positions, counted from the first real token (BOS is position 0; padding never
+    counts)."""
 
     kind: PositionKind
     count: int = 0
@@ -59,8 +60,8 @@ class Positions:
     def resolve(self, length: int, spans: Mapping[str, tuple[int, int]]) -> range:
         """Positions as a range within a prompt of `length` tokens.
 
-        `spans` maps role names to (start, end) token spans. Raises PositionError when the prompt is shorter than
-        the window (a window never shrinks silently), the index is outside it, or it has no such role.
+        `spans` maps role names to (start, end) token spans. Raises PositionError when the prompt is shorter
+        than the window (a window never shrinks silently), the index is outside it, or it has no such role.
         """
         if self.kind == "all":
             return range(length)

@@ -1,7 +1,7 @@
 """What each write of a row will do, as positions: free of tensors, shared by all backends.
 
-Prompts are counted from their first real token. Prefill holds tokens 0..T-2 (all T where the last token is replayed);
-the last prompt token is fed on its own afterwards.
+Prompts are counted from their first real token. Prefill holds tokens 0..T-2 (all T where the last token is
+replayed); the last prompt token is fed on its own afterwards.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ class Pairs:
 
 @dataclass(frozen=True)
 class WritePlan:
-    """One write of one row. prefill: pairs asked of the prompt (not kv_cache); window: source positions that decode
-    draws from; slots: pairs of cache slots (kv_cache)."""
+    """One write of one row. prefill: pairs asked of the prompt (not kv_cache); window: source positions
+    that decode draws from; slots: pairs of cache slots (kv_cache)."""
 
     write: Write
     source: tuple[int, ...] | None
@@ -43,7 +43,8 @@ class WritePlan:
 
 @dataclass(frozen=True)
 class RowPlan:
-    """A row with its writes resolved. slots: cached slots when the last prompt token is fed (its position)."""
+    """A row with its writes resolved. slots: cached slots when the last prompt token is fed (its
+    position)."""
 
     row: Row
     prefill_ids: tuple[int, ...]
@@ -166,7 +167,12 @@ def _plan_kv(row: Row, write: Write, source: tuple[int, ...] | None, slots: int)
 
 def keys_ahead(plan: RowPlan, item: WritePlan) -> int:
     """Copied keys whose rotary position lies after that of the first query (only with `rope: keep`)."""
-    if item.slots is None or item.slots.source is None or item.write.rope != "keep" or item.write.part == "values":
+    if (
+        item.slots is None
+        or item.slots.source is None
+        or item.write.rope != "keep"
+        or item.write.part == "values"
+    ):
         return 0
     return int((item.slots.source > plan.slots).sum())
 
@@ -174,10 +180,15 @@ def keys_ahead(plan: RowPlan, item: WritePlan) -> int:
 def shadowed(plan: RowPlan, layers: int) -> dict[str, int]:
     """Per write, the prefill positions whose every trace in the cache a later write overwrites.
 
-    A write at layer l and position p < slots is read later only through keys and values at positions >= p: at layer l
-    itself (k_proj, v_proj, resid_pre) and at all layers above. kv_cache writes shadow earlier kv_cache writes slot by slot.
+    A write at layer l and position p < slots is read later only through keys and values at positions >= p:
+    at layer l itself (k_proj, v_proj, resid_pre) and at all layers above. kv_cache writes shadow earlier
+    kv_cache writes slot by slot.
     """
-    kv = [w for w in sorted(plan.kv, key=lambda w: w.write.order) if w.write.op != "add" and w.write.heads is None]
+    kv = [
+        w
+        for w in sorted(plan.kv, key=lambda w: w.write.order)
+        if w.write.op != "add" and w.write.heads is None
+    ]
     out: dict[str, int] = {}
     if not kv or plan.structural is not None:
         if plan.structural is not None and plan.structural.write.align == "whole":
@@ -190,7 +201,7 @@ def shadowed(plan: RowPlan, layers: int) -> dict[str, int]:
     for item in reversed(kv):
         assert item.slots is not None
         parts = ("keys", "values") if item.write.part == "both" else (item.write.part,)
-        mine = np.ix_(item.write.layers, item.slots.target)
+        mine = np.ix_(np.array(item.write.layers), item.slots.target)
         hidden = np.all([covered[part][mine].all(axis=0) for part in parts], axis=0)
         if hidden.any():
             out[item.write.name] = int(hidden.sum())
@@ -225,7 +236,8 @@ def decode_asked(write: Write, forwards: int) -> int:
 
 
 def needs(rows: Sequence[RowPlan]) -> dict[tuple[int, ...], set[tuple[str, int]]]:
-    """Sources of a batch: token ids -> (site, layer) pairs to capture; ('kv_cache', 0) stands for the whole cache."""
+    """Sources of a batch: token ids -> (site, layer) pairs to capture; ('kv_cache', 0) stands for the whole
+    cache."""
     wanted: dict[tuple[int, ...], set[tuple[str, int]]] = {}
     for plan in rows:
         for item in plan.writes:

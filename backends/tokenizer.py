@@ -22,7 +22,8 @@ class Tokenizer:
 
     @staticmethod
     def load(source: ModelSource, chat: bool) -> Tokenizer:
-        """Raises BackendError in a sentence when it cannot be had, or a chat template is asked for and missing."""
+        """Raises BackendError in a sentence when it cannot be had, or a chat template is asked for and
+        missing."""
         from transformers import AutoTokenizer
 
         from backends.offline import explain_missing
@@ -56,7 +57,11 @@ class Tokenizer:
         unknown = self.inner.unk_token_id
         if unknown is None:
             return []
-        return [word for word in text.split() if unknown in self.inner(word, add_special_tokens=False)["input_ids"]]
+        return [
+            word
+            for word in text.split()
+            if unknown in self.inner(word, add_special_tokens=False)["input_ids"]
+        ]
 
     def join(self, first: tuple[int, ...], second: tuple[int, ...]) -> tuple[int, ...]:
         """Two prompts as one: the BOS of the second is dropped."""

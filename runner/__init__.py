@@ -17,7 +17,8 @@ __all__ = ["load", "run"]
 def run(overrides: Sequence[str], config_dir: str | Path | None = None) -> RunResult:
     """Run one experiment, as `python -m runner OVERRIDES...` does, and return how it ended.
 
-    overrides: for instance ["+experiment=n300_kv_only", "limit=5"]. Raises ConfigurationError and BackendError.
+    overrides: for instance ["+experiment=n300_kv_only", "limit=5"]. Raises ConfigurationError and
+    BackendError.
     """
     from pathlib import Path
 

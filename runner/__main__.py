@@ -13,8 +13,8 @@ OURS = ("backends", "analyses", "organisms")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command line and return its exit status (0 done, 1 crash, 2 configuration, 3 inert write, 4 failed
-    trials, 130 interrupted)."""
+    """Run a command line and return its exit status (0 done, 1 crash, 2 configuration, 3 inert write, 4
+    failed trials, 130 interrupted)."""
     shadow = shadowed_packages()
     if shadow is not None:
         print(shadow, file=sys.stderr)
@@ -30,13 +30,15 @@ def shadowed_packages() -> str | None:
     home = Path(__file__).resolve().parent.parent
     for name in OURS:
         spec = importlib.util.find_spec(name)
-        places = [Path(p).resolve() for p in (spec.submodule_search_locations or [])] if spec is not None else []
+        places = (
+            [Path(p).resolve() for p in (spec.submodule_search_locations or [])] if spec is not None else []
+        )
         if not any(place.parent == home for place in places):
             found = places[0] if places else "nowhere"
             return (
-                f"patchbay: the package '{name}' was expected in {home / name}, but Python finds it in {found}. "
-                f"A folder named '{name}' in the current directory shadows it: run from another directory, or "
-                "rename that folder."
+                f"patchbay: the package '{name}' was expected in {home / name}, but Python finds it in "
+                f"{found}. A folder named '{name}' in the current directory shadows it: run from another "
+                "directory, or rename that folder."
             )
     return None
 

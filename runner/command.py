@@ -26,7 +26,7 @@ patchbay: declarative interpretability experiments on language models
 
 Keys of every run:
   limit=5            only the first 5 items          dry_run=true     say what would run, and run nothing
-  resume=true        go on with an unfinished run    allow_inert=true do not end with status 3 for inert writes
+  resume=true        go on with an unfinished run    allow_inert=true inert writes do not end with status 3
   output_root=DIR    where results go (outputs)      quiet=true       plain lines instead of a progress bar
   model=NAME         another model; any local folder: +model.path=DIR
 
@@ -72,7 +72,8 @@ def dispatch(argv: Sequence[str]) -> int:
 
 
 def crash(error: Exception) -> int:
-    """Report what ended a command: a sentence for what a user can act on (status 2), a traceback for a fault of ours."""
+    """Report what ended a command: a sentence for what a user can act on (status 2), a traceback for a
+    fault of ours."""
     from analyses.tables import TableError
     from backends.contract import BackendError
     from runner.store import StoreError
@@ -98,7 +99,8 @@ def is_subcommand(word: str) -> bool:
 
 
 def take_apart(argv: Sequence[str]) -> Line:
-    """Options and overrides of a command line. Raises ConfigurationError for an option that does not exist."""
+    """Options and overrides of a command line. Raises ConfigurationError for an option that does not
+    exist."""
     words: list[str] = []
     config_dir: Path | None = None
     multirun = False
@@ -111,7 +113,9 @@ def take_apart(argv: Sequence[str]) -> Line:
             value = word.partition("=")[2] if "=" in word else (rest.pop(0) if rest else "")
             config_dir = Path(value).resolve()
             if not value or not config_dir.is_dir():
-                raise ConfigurationError([Problem("command line", "--config-dir", f"'{value}' is not a folder")])
+                raise ConfigurationError(
+                    [Problem("command line", "--config-dir", f"'{value}' is not a folder")]
+                )
         elif word.startswith("-"):
             raise ConfigurationError([Problem("command line", word, unknown_option(word))])
         else:

@@ -1,4 +1,5 @@
-"""What a run would do, before it does it: conditions in words, sizes, time, and the effect that it could find."""
+"""What a run would do, before it does it: conditions in words, sizes, time, and the effect that it could
+find."""
 
 from __future__ import annotations
 
@@ -35,7 +36,9 @@ def dry_run(design: Design, console: Console, config_dir: Path | None, output_ro
     for note in design.layer_notes:
         console.print(note, style="dim")
     for condition in design.conditions:
-        console.print(Text(f"\n{condition.name}", style="bold").append(f"  {condition.label}", style="not bold"))
+        console.print(
+            Text(f"\n{condition.name}", style="bold").append(f"  {condition.label}", style="not bold")
+        )
         for sentence in condition.words:
             console.print(Text(f"  {sentence}"))
     for gate in plan_gates(design, plan):
@@ -50,7 +53,9 @@ def dry_run(design: Design, console: Console, config_dir: Path | None, output_ro
     table.add_row("prompt tokens", f"{_prompt_tokens(prepared):,} in distinct prompts")
     table.add_row("new tokens", f"up to {plan.new_tokens:,}")
     table.add_row("batches", f"{_batches(prepared):,}")
-    table.add_row("time", f"about {_estimate(prepared):.0f} s, from a probe of {PROBE_TOKENS} tokens in one full batch")
+    table.add_row(
+        "time", f"about {_estimate(prepared):.0f} s, from a probe of {PROBE_TOKENS} tokens in one full batch"
+    )
     for reason, count in invalid.most_common():
         table.add_row("invalid", f"{count:,}: {reason}")
     console.print(table)
@@ -76,8 +81,8 @@ def _batches(prepared: Prepared) -> int:
 
 
 def _estimate(prepared: Prepared) -> float:
-    """Seconds for the whole plan: its longest batch is run for a few tokens, and both the fixed part and the time per
-    token are scaled up (rows end before the limit, so that this is an upper estimate)."""
+    """Seconds for the whole plan: its longest batch is run for a few tokens, and both the fixed part and
+    the time per token are scaled up (rows end before the limit, so that this is an upper estimate)."""
     trials = [t for t in prepared.plan.trials if t.invalid is None]
     if not trials:
         return 0.0
@@ -103,7 +108,9 @@ def _print_detectable(prepared: Prepared, console: Console, output_root: Path) -
     sd, source = found
     donors = list(Counter(item.donor.id for item in prepared.items).values())
     targets = list(Counter(item.target.id for item in prepared.items).values())
-    table = Table(box=box.SIMPLE_HEAD, title_justify="left", title="minimal detectable effect, 80% power, alpha 0.05")
+    table = Table(
+        box=box.SIMPLE_HEAD, title_justify="left", title="minimal detectable effect, 80% power, alpha 0.05"
+    )
     table.add_column("intra-cluster correlation (donor and target each)")
     table.add_column(f"difference in {design.contrasts.primary}", justify="right")
     for correlation in CORRELATIONS:
@@ -121,8 +128,8 @@ def _print_detectable(prepared: Prepared, console: Console, output_root: Path) -
 
 
 def _sd(design: Design, output_root: Path) -> tuple[float, str] | None:
-    """The standard deviation of paired differences against the baseline: from the newest run of this experiment, else
-    as published; the largest over its conditions."""
+    """The standard deviation of paired differences against the baseline: from the newest run of this
+    experiment, else as published; the largest over its conditions."""
     primary, baseline = design.contrasts.primary, design.contrasts.baseline
     for path in reversed(versions(output_root / design.name)):
         try:
@@ -141,6 +148,6 @@ def _sd(design: Design, output_root: Path) -> tuple[float, str] | None:
             return float(largest), f"{path} ({spread.idxmax()} against {baseline})"
     if design.published is not None and primary == "score":
         published = deltas(design.published)
-        arm = max(published, key=lambda name: published[name].sd)
-        return published[arm].sd, f"the published {design.published} experiment ({arm} against baseline)"
+        sd, arm = max((test.sd, name) for name, test in published.items() if test.sd is not None)
+        return sd, f"the published {design.published} experiment ({arm} against baseline)"
     return None

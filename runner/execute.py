@@ -1,4 +1,5 @@
-"""Running trials batch by batch: halving on out-of-memory, isolating what fails, recording as results arrive."""
+"""Running trials batch by batch: halving on out-of-memory, isolating what fails, recording as results
+arrive."""
 
 from __future__ import annotations
 
@@ -29,7 +30,8 @@ class Watcher(Protocol):
 
 @dataclass
 class Executor:
-    """Runs trials on a backend. record: called with the results of each finished batch, before the next begins."""
+    """Runs trials on a backend. record: called with the results of each finished batch, before the next
+    begins."""
 
     backend: Backend
     tokenizer: Tokenizer
@@ -40,8 +42,8 @@ class Executor:
     times: dict[str, float] = field(default_factory=lambda: {"decode": 0.0, "score": 0.0, "store": 0.0})
 
     def run(self, trials: Sequence[Trial]) -> None:
-        """Run all trials. A trial that raises ends as `failed` and the others go on; BackendError and KeyboardInterrupt
-        end the run, whatever has finished being recorded."""
+        """Run all trials. A trial that raises ends as `failed` and the others go on; BackendError and
+        KeyboardInterrupt end the run, whatever has finished being recorded."""
         queue = [list(batch) for batch in batches(trials, self.backend.footprint, self.most_rows)]
         queue.reverse()
         while queue:
@@ -87,7 +89,9 @@ class Executor:
         results = []
         for trial, outcome, value in zip(batch, decoded, perplexities, strict=True):
             text = self.tokenizer.decode(outcome.output_ids)
-            scores = text_scores(text, self.readouts) | ({} if value is None else {"perplexity": finite(value)})
+            scores = text_scores(text, self.readouts) | (
+                {} if value is None else {"perplexity": finite(value)}
+            )
             results.append(result_of(trial, outcome, text, scores))
         self.times["score"] += time.perf_counter() - middle
         return results
@@ -121,7 +125,8 @@ def blank(key: str, status: str, reason: str) -> Result:
 
 
 def result_of(trial: Trial, outcome: Decoded, text: str, scores: Mapping[str, float | int | None]) -> Result:
-    """A finished trial as it is stored: receipts in the canonical order of its writes, without their names."""
+    """A finished trial as it is stored: receipts in the canonical order of its writes, without their
+    names."""
     order = receipt_order(trial.row.writes)
     return {
         "key": trial.key,

@@ -18,4 +18,6 @@ def find_run(word: str, output_root: Path = Path("outputs")) -> Path:
             return found[-1]
     names = sorted(p.name for p in output_root.iterdir() if p.is_dir()) if output_root.is_dir() else []
     known = f"{output_root} holds {', '.join(names)}" if names else f"{output_root} holds no runs"
-    raise TableError(f"no run '{word}': expected a path, NAME or NAME/v0001; {known}{suggestion(word, names)}")
+    raise TableError(
+        f"no run '{word}': expected a path, NAME or NAME/v0001; {known}{suggestion(word, names)}"
+    )

@@ -19,7 +19,7 @@ from analyses.summary import write_summary
 from analyses.tables import load_run
 from analyses.terminal import print_summary
 from runner import status as codes
-from runner.check import check
+from runner.check import check, resolved_mapping
 from runner.compose import Composed
 from runner.execute import Executor
 from runner.manifest import build, now
@@ -41,21 +41,24 @@ class RunResult:
     summary: Mapping[str, Any] = field(default_factory=dict)
 
 
-def run_job(composed: Composed, console: Console, command: Sequence[str], config_dir: Path | None) -> RunResult:
+def run_job(
+    composed: Composed, console: Console, command: Sequence[str], config_dir: Path | None
+) -> RunResult:
     """Run one composed experiment to its end.
 
-    Raises ConfigurationError and BackendError before anything is computed. KeyboardInterrupt is taken as the wish to stop:
-    what is finished is kept, and the status is 130.
+    Raises ConfigurationError and BackendError before anything is computed. KeyboardInterrupt is taken as
+    the wish to stop: what is finished is kept, and the status is 130.
     """
     spec = check(composed)
     if spec.dry_run:
         from runner.dry_run import dry_run
 
         return RunResult(dry_run(resolve(spec), console, config_dir, Path(spec.output_root)))
-    digest = config_hash(composed.mapping)
+    config = resolved_mapping(composed)
+    digest = config_hash(config)
     experiment = Path(spec.output_root) / spec.experiment.name
     try:
-        choice = choose(experiment, digest, composed.mapping, spec.resume)
+        choice = choose(experiment, digest, config, spec.resume)
     except CannotResume as error:
         console.print(str(error), style="red", highlight=False, markup=False)
         return RunResult(codes.CONFIGURATION)
@@ -64,13 +67,13 @@ def run_job(composed: Composed, console: Console, command: Sequence[str], config
         console.print(f"{choice.finished} is finished: nothing to do.", highlight=False, markup=False)
         return RunResult(codes.DONE, choice.finished)
     with choice.folder as folder:
-        return _Job(spec, composed, console, command, config_dir, folder, digest, choice.resumed).run()
+        return _Job(spec, config, console, command, config_dir, folder, digest, choice.resumed).run()
 
 
 @dataclass
 class _Job:
     spec: Spec
-    composed: Composed
+    config: Mapping[str, Any]
     console: Console
     command: Sequence[str]
     config_dir: Path | None
@@ -88,12 +91,14 @@ class _Job:
             if refusal is not None:
                 self.console.print(refusal, style="red", highlight=False, markup=False)
                 return RunResult(codes.CONFIGURATION, self.folder.path)
-        self.folder.write_text("config.yaml", yaml.safe_dump(dict(self.composed.mapping), sort_keys=False))
+        self.folder.write_text("config.yaml", yaml.safe_dump(dict(self.config), sort_keys=False))
         self.folder.write_json("manifest.json", manifest)
         self.folder.write_plan(plan_table(prepared.plan, prepared.design))
         self._say(prepared)
         done = self._known(prepared, manifest)
-        todo = list({t.key: t for t in prepared.plan.trials if t.invalid is None and t.key not in done}.values())
+        todo = list(
+            {t.key: t for t in prepared.plan.trials if t.invalid is None and t.key not in done}.values()
+        )
         watcher = ProgressWatcher(self.console, len(todo), self.spec.quiet)
         executor = Executor(
             prepared.backend,
@@ -111,14 +116,15 @@ class _Job:
         manifest["times"]["seconds"] = {"load": loaded - started, **executor.times}
         if todo:
             self.console.print(
-                f"{len(todo)} trials in {watcher.seconds:.1f} s, {watcher.rate:,.0f} tokens/s", highlight=False
+                f"{len(todo)} trials in {watcher.seconds:.1f} s, {watcher.rate:,.0f} tokens/s",
+                highlight=False,
             )
         return self._finish(prepared, manifest)
 
     def _manifest(self, prepared: Prepared) -> dict[str, Any]:
         return build(
             prepared.design,
-            self.composed.mapping,
+            self.config,
             self.digest,
             self.command,
             prepared.backend.info,
@@ -135,17 +141,21 @@ class _Job:
         if not changed:
             return None
         return (
-            f"{self.folder.path} cannot be resumed: {', '.join(changed)} changed since it began. Restore what changed, "
-            "or run without resume=true to start a new version."
+            f"{self.folder.path} cannot be resumed: {', '.join(changed)} changed since it began. Restore "
+            "what changed, or run without resume=true to start a new version."
         )
 
     def _say(self, prepared: Prepared) -> None:
         pairing, design = prepared.pairing, prepared.design
         self.console.print(f"[bold]{self.folder.name}[/]: {design.question}", highlight=False)
+        distinct = (
+            f"{pairing.distinct_donors} donors, {pairing.distinct_targets} targets, "
+            f"{pairing.distinct_pairs} pairs"
+        )
         self.console.print(
             f"{len(prepared.plan.trials):,} trials: {len(design.conditions)} conditions, {pairing.items} items "
-            f"({pairing.distinct_donors} donors, {pairing.distinct_targets} targets, {pairing.distinct_pairs} pairs), "
-            f"{design.repeats} repeat{'s' if design.repeats > 1 else ''}; {design.model.name} on {design.backend.name}",
+            f"({distinct}), {design.repeats} repeat{'s' if design.repeats > 1 else ''}; "
+            f"{design.model.name} on {design.backend.name}",
             highlight=False,
         )
         for note in design.layer_notes:
@@ -161,7 +171,9 @@ class _Job:
         if taken:
             self.folder.append(taken.values())
             origins = sorted({result["origin"] for result in taken.values()})
-            self.console.print(f"{len(taken):,} results taken over from {', '.join(origins)}", highlight=False)
+            self.console.print(
+                f"{len(taken):,} results taken over from {', '.join(origins)}", highlight=False
+            )
         if own:
             self.console.print(f"{len(own):,} results were already here", highlight=False)
         return own | taken
@@ -172,8 +184,8 @@ class _Job:
         self.folder.write_json("manifest.json", manifest)
         again = " ".join([*self.command, *([] if self.spec.resume else ["resume=true"])])
         self.console.print(
-            f"interrupted: {watcher.done} of {watcher.total} trials are stored in {self.folder.path}. Go on with:\n"
-            f"  {again}",
+            f"interrupted: {watcher.done} of {watcher.total} trials are stored in {self.folder.path}. "
+            f"Go on with:\n  {again}",
             highlight=False,
             markup=False,
         )
@@ -209,9 +221,13 @@ class _Job:
 
     def _status(self, gates: Sequence[Mapping[str, str]], failed: int) -> int:
         if failed:
-            self.console.print(f"{failed} trials failed; resume=true tries them again", style="red", highlight=False)
+            self.console.print(
+                f"{failed} trials failed; resume=true tries them again", style="red", highlight=False
+            )
             return codes.FAILED_TRIALS
-        return codes.INERT if blocking((Gate(**gate) for gate in gates), self.spec.allow_inert) else codes.DONE
+        return (
+            codes.INERT if blocking((Gate(**gate) for gate in gates), self.spec.allow_inert) else codes.DONE
+        )
 
 
 def worst(statuses: Iterable[int]) -> int:

@@ -24,7 +24,9 @@ class Setting:
     seed: int
 
 
-def sampling_stream(seed: int, target: Sequence[int], donor: Sequence[int], occurrence: int, repeat: int) -> int:
+def sampling_stream(
+    seed: int, target: Sequence[int], donor: Sequence[int], occurrence: int, repeat: int
+) -> int:
     """The stream of a trial's sampling noise: the same for every condition and backend."""
     return stream_of("sampling", seed, tuple(target), tuple(donor), occurrence, repeat)
 
@@ -47,8 +49,8 @@ def receipt_order(writes: Sequence[Write]) -> tuple[str, ...]:
 
 
 def result_key(setting: Setting, row: Row, occurrence: int, repeat: int) -> str:
-    """32 hex digits that name a result: equal keys mean the same tokens. Neither the names of conditions, writes and
-    items nor order, batch, shard and machine enter."""
+    """32 hex digits that name a result: equal keys mean the same tokens. Neither the names of conditions,
+    writes and items nor order, batch, shard and machine enter."""
     used = sorted({w.value.role for w in row.writes if w.value.role} & set(row.sources))
     body = {
         "semantics": SEMANTICS_VERSION,

@@ -43,7 +43,9 @@ def describe_condition(condition: Condition) -> dict[str, Any]:
                 "positions": write.positions.word,
                 "during": write.during,
                 "hold": write.hold,
-                "heads": None if write.heads is None else {"of": write.heads.of, "heads": list(write.heads.indices)},
+                "heads": None
+                if write.heads is None
+                else {"of": write.heads.of, "heads": list(write.heads.indices)},
                 "part": write.part,
                 "align": write.align,
                 "rope": write.rope,

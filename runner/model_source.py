@@ -7,7 +7,8 @@ from runner.resolve import Design
 
 
 def model_source(design: Design) -> ModelSource:
-    """What the backend loads. Raises BackendError where the embedded model is missing from the installation."""
+    """What the backend loads. Raises BackendError where the embedded model is missing from the
+    installation."""
     model = design.model
     path, hub_id = model.path, model.id
     if model.source == "embedded":

@@ -1,4 +1,5 @@
-"""The plan: every trial of a run, with its key, before anything is computed. It knows prompts, not tensors."""
+"""The plan: every trial of a run, with its key, before anything is computed. It knows prompts, not
+tensors."""
 
 from __future__ import annotations
 
@@ -6,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from backends.contract import Row
-from backends.rowplan import plan_row
 from backends.positions import PositionError
+from backends.rowplan import plan_row
 from backends.tokenizer import Tokenizer
 from runner.keys import Setting, result_key, sampling_stream, value_stream
 from runner.pairing import Item
@@ -51,11 +52,13 @@ class Plan:
         return sum(trial.row.sampling.max_new_tokens for trial in self.trials if trial.invalid is None)
 
 
-def make_plan(design: Design, items: Sequence[Item], tokenizer: Tokenizer, setting: Setting, context: int) -> Plan:
+def make_plan(
+    design: Design, items: Sequence[Item], tokenizer: Tokenizer, setting: Setting, context: int
+) -> Plan:
     """Tokenise each prompt once and lay out every trial.
 
-    A trial that cannot be run as asked (prompt empty, with words that the tokenizer does not know, longer than the context,
-    or shorter than a window) is planned as invalid, with the reason.
+    A trial that cannot be run as asked (prompt empty, with words that the tokenizer does not know, longer
+    than the context, or shorter than a window) is planned as invalid, with the reason.
     """
     encoded: dict[str, tuple[int, ...]] = {}
     faults: dict[str, str | None] = {}
@@ -64,7 +67,9 @@ def make_plan(design: Design, items: Sequence[Item], tokenizer: Tokenizer, setti
         if text not in encoded:
             encoded[text] = tokenizer.encode(text)
             unknown = tokenizer.unknown_words(text)
-            faults[text] = f"words that the tokenizer does not know: {', '.join(unknown[:3])}" if unknown else None
+            faults[text] = (
+                f"words that the tokenizer does not know: {', '.join(unknown[:3])}" if unknown else None
+            )
         return encoded[text]
 
     trials = []
@@ -126,7 +131,7 @@ def _cannot_run(row: Row, context: int) -> str | None:
     longest = max(plan.slots + 1, *(len(ids) for ids in row.sources.values()), 0)
     if longest + row.sampling.max_new_tokens > context:
         return (
-            f"a context of {longest} tokens and {row.sampling.max_new_tokens} new ones do not fit in the model's "
-            f"{context}"
+            f"a context of {longest} tokens and {row.sampling.max_new_tokens} new ones do not fit in the "
+            f"model's {context}"
         )
     return None

@@ -1,4 +1,5 @@
-"""Everything that must be known before the first trial: prompts paired and tokenised, the model loaded, the plan."""
+"""Everything that must be known before the first trial: prompts paired and tokenised, the model loaded, the
+plan."""
 
 from __future__ import annotations
 
@@ -13,11 +14,11 @@ from analyses.join import PLAN_SCHEMA
 from backends.contract import Backend
 from backends.tokenizer import Tokenizer
 from runner.banks import Bank
+from runner.compose import config_folders
 from runner.execute import PERPLEXITY
 from runner.keys import Setting
-from runner.load_banks import load_banks
 from runner.model_source import load_backend, model_source
-from runner.pairing import Item, Pairing, pair, summarise
+from runner.pairing import Item, Pairing, pair, read_banks, summarise
 from runner.plan import Plan, make_plan
 from runner.resolve import Design
 from runner.scores import behaviour
@@ -38,10 +39,11 @@ class Prepared:
 
 
 def prepare(design: Design, config_dir: Path | None, only_item: int | None = None) -> Prepared:
-    """Load and plan. only_item: keep this item alone. Raises ConfigurationError (banks), BackendError (model)."""
+    """Load and plan. only_item: keep this item alone. Raises ConfigurationError (banks), BackendError
+    (model)."""
     tokenizer = Tokenizer.load(model_source(design), design.model.chat_template)
     count = lru_cache(maxsize=None)(lambda text: len(tokenizer.encode(text)))
-    banks = load_banks(design.prompts, config_dir)
+    banks = read_banks(design.prompts, config_folders(config_dir))
     items = pair(design.prompts, banks, design.n, count)
     pairing = summarise(items, design.n, count)
     if only_item is not None:

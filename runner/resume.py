@@ -9,8 +9,10 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
+from analyses.join import RECEIPT_COLUMNS
 from runner.execute import text_scores
 from runner.store import FINISHED, RunFolder, StoreError, read_manifest, read_segments, versions
+
 
 @dataclass(frozen=True)
 class Choice:
@@ -28,7 +30,8 @@ class CannotResume(Exception):
 def choose(experiment: Path, digest: str, config: Mapping[str, Any], resume: bool) -> Choice:
     """A new version; under `resume` the newest unfinished one of the same configuration.
 
-    Raises CannotResume where the only unfinished version has another configuration, StoreError where it is being written.
+    Raises CannotResume where the only unfinished version has another configuration, StoreError where it is
+    being written.
     """
     if not resume:
         return Choice(RunFolder.create(experiment), None, False)
@@ -44,7 +47,8 @@ def choose(experiment: Path, digest: str, config: Mapping[str, Any], resume: boo
     if others:
         path, manifest = others[0]
         raise CannotResume(
-            f"{path} is unfinished, but its configuration is another one: {differences(manifest['config'], config)}. "
+            f"{path} is unfinished, but its configuration is another one: "
+            f"{differences(manifest['config'], config)}. "
             "Run without resume=true to start a new version; finished trials that both share are taken over."
         )
     return Choice(RunFolder.create(experiment), None, False)
@@ -58,7 +62,9 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any], most: int = 5) -
     """The keys in which two configurations differ, with both values, as words."""
     left, right = dict(_leaves(old)), dict(_leaves(new))
     keys = [key for key in sorted({*left, *right}) if left.get(key) != right.get(key)]
-    keys = [key for key in keys if not key.startswith(("resume", "output_root", "launch.", "quiet", "dry_run"))]
+    keys = [
+        key for key in keys if not key.startswith(("resume", "output_root", "launch.", "quiet", "dry_run"))
+    ]
     shown = [f"{key} was {left.get(key, 'absent')!r}, is {right.get(key, 'absent')!r}" for key in keys[:most]]
     return "; ".join(shown) + (f"; and {len(keys) - most} more" if len(keys) > most else "")
 
@@ -72,7 +78,8 @@ def _leaves(body: Any, path: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def changed_inputs(manifest: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """What a resumed run would compute from other inputs: prompt banks, weights, tokenizer. Empty where nothing is."""
+    """What a resumed run would compute from other inputs: prompt banks, weights, tokenizer. Empty where
+    nothing is."""
     out = []
     for name, bank in manifest["prompts"]["banks"].items():
         present = now["prompts"]["banks"].get(name)
@@ -89,7 +96,8 @@ def earlier_results(
 ) -> dict[str, dict[str, Any]]:
     """Finished results of the wanted keys from any other version, newest first, with their `origin`.
 
-    Failed ones are not taken. A damaged version is noted and passed over. Text scores are taken again from the text, so that they are those of this code.
+    Failed ones are not taken. A damaged version is noted and passed over. Text scores are taken again from
+    the text, so that they are those of this code.
     """
     out: dict[str, dict[str, Any]] = {}
     for path in reversed(versions(experiment)):
@@ -128,12 +136,9 @@ def _results_of(path: Path, wanted: set[str]) -> Iterator[dict[str, Any]]:
 
 def from_row(row: Mapping[str, Any], order: list[str]) -> dict[str, Any]:
     """A result in stored form from a row of the table."""
-    names = ("positions_prefill", "positions_decode", "relative_change", "asked_prefill", "asked_decode")
-    names += ("positions_shadowed", "keys_ahead", "logit_change")
     kept = ("key", "status", "reason", "output_ids", "text", "n_new", "finish", "origin", "batch_rows")
     return {
         **{name: row[name] for name in (*kept, "batch_length", "min_margin")},
         "scores": {"perplexity": row["perplexity"]} if row.get("perplexity") is not None else {},
-        "receipts": [{name: row[f"{write}.{name}"] for name in names} for write in order],
+        "receipts": [{name: row[f"{write}.{name}"] for name in RECEIPT_COLUMNS} for write in order],
     }
-

@@ -13,8 +13,8 @@ MOST_ROWS = 1024  # beyond this a batch gains nothing and a crash loses more
 def batches(trials: Sequence[Trial], footprint: Footprint, most_rows: int | None) -> Iterator[list[Trial]]:
     """Trials in batches whose caches and logits fit in the budget (at least one trial each).
 
-    Sorted by the length of the prompt, then by prompt, so that rows of all conditions of an item stand together: their
-    prompt is prefilled once and their donors are captured once.
+    Sorted by the length of the prompt, then by prompt, so that rows of all conditions of an item stand
+    together: their prompt is prefilled once and their donors are captured once.
     """
     limit = MOST_ROWS if most_rows is None else most_rows
     batch: list[Trial] = []

@@ -26,7 +26,8 @@ class StoreError(Exception):
 
 
 def atomic_write(path: Path, data: bytes) -> None:
-    """Write aside, sync, rename, sync the folder: a reader sees the old file or the new one, never half of it."""
+    """Write aside, sync, rename, sync the folder: a reader sees the old file or the new one, never half of
+    it."""
     aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     with aside.open("wb") as file:
         file.write(data)
@@ -53,7 +54,8 @@ def versions(experiment: Path) -> list[Path]:
 
 
 def read_manifest(folder: Path) -> dict[str, Any] | None:
-    """The manifest of a version; None where it was killed before it wrote one. Raises StoreError if unreadable."""
+    """The manifest of a version; None where it was killed before it wrote one. Raises StoreError if
+    unreadable."""
     path = folder / "manifest.json"
     if not path.is_file():
         return None
@@ -91,8 +93,8 @@ class RunFolder:
             (path / "segments").mkdir()
         except OSError as error:
             raise StoreError(
-                f"{experiment}: results cannot be written here ({error.strerror}); choose another folder with "
-                "output_root=FOLDER"
+                f"{experiment}: results cannot be written here ({error.strerror}); choose another folder "
+                "with output_root=FOLDER"
             ) from error
         return RunFolder.open(path)
 
@@ -107,7 +109,9 @@ class RunFolder:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             lock.close()
-            raise StoreError(f"{path}: another process is writing this run; wait for it or stop it") from error
+            raise StoreError(
+                f"{path}: another process is writing this run; wait for it or stop it"
+            ) from error
         return RunFolder(path, lock)
 
     def __enter__(self) -> RunFolder:
@@ -170,8 +174,8 @@ class RunFolder:
 
 
 def read_segments(folder: Path) -> dict[str, dict[str, Any]]:
-    """Results of a version's segments by key. A torn last line of a segment is dropped (its writer was killed); a
-    failed trial gives way to a later result.
+    """Results of a version's segments by key. A torn last line of a segment is dropped (its writer was
+    killed); a failed trial gives way to a later result.
 
     Raises StoreError for a broken line that is not the last, and for two results of one key.
     """
@@ -184,7 +188,9 @@ def read_segments(folder: Path) -> dict[str, dict[str, Any]]:
             except (orjson.JSONDecodeError, KeyError, TypeError) as error:
                 raise StoreError(f"{path}:{number}: expected a result as one JSON object: {error}") from error
             if key in found and found[key]["status"] != "failed" and status != "failed":
-                raise StoreError(f"{path}:{number}: a second result for trial {key}; one of the segments is a copy")
+                raise StoreError(
+                    f"{path}:{number}: a second result for trial {key}; one of the segments is a copy"
+                )
             if key not in found or status != "failed":
                 found[key] = result
     return found

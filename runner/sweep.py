@@ -1,4 +1,5 @@
-"""A sweep: one run per combination of values, one after the other, the model loaded once, one table at the end."""
+"""A sweep: one run per combination of values, one after the other, the model loaded once, one table at the
+end."""
 
 from __future__ import annotations
 
@@ -32,8 +33,8 @@ class Job:
 
 
 def run_sweep(jobs: Sequence[Sequence[str]], console: Console, config_dir: Path | None) -> int:
-    """Run all jobs, print each failure as it happens, write the combined table; the worst status is returned. An
-    interrupt ends the sweep."""
+    """Run all jobs, print each failure as it happens, write the combined table; the worst status is
+    returned. An interrupt ends the sweep."""
     done: list[Job] = []
     for number, overrides in enumerate(jobs, start=1):
         swept = tuple(word for word in overrides if any(word not in other for other in jobs))

@@ -27,18 +27,24 @@ def try_item(words: list[str], config_dir: Path | None, console: Console) -> int
         elif value.isdecimal():
             item = int(value)
         else:
-            raise ConfigurationError([Problem("command line", "item", f"expected a number from 0, got '{value}'")])
+            raise ConfigurationError(
+                [Problem("command line", "item", f"expected a number from 0, got '{value}'")]
+            )
     spec = check(compose(overrides, config_dir))
     design = resolve(spec)
     if item >= design.n:
-        raise ConfigurationError([Problem("command line", "item", f"expected 0 to {design.n - 1}, got {item}")])
+        raise ConfigurationError(
+            [Problem("command line", "item", f"expected 0 to {design.n - 1}, got {item}")]
+        )
     prepared = prepare(design, config_dir, only_item=item)
     pair = prepared.items[0]
     console.print(Panel(Text(pair.donor.text), title=f"donor {pair.donor.id}", title_align="left"))
     console.print(Panel(Text(pair.target.text), title=f"target {pair.target.id}", title_align="left"))
     trials = [t for t in prepared.plan.trials if t.repeat == 0]
     runnable = [t for t in trials if t.invalid is None]
-    outcomes = dict(zip((t.key for t in runnable), prepared.backend.decode([t.row for t in runnable]), strict=True))
+    outcomes = dict(
+        zip((t.key for t in runnable), prepared.backend.decode([t.row for t in runnable]), strict=True)
+    )
     for trial in trials:
         condition = design.condition(trial.condition)
         if trial.invalid is not None:

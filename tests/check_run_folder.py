@@ -1,4 +1,5 @@
-"""Check a run folder from the outside: `python -m tests.check_run_folder outputs/NAME/v0001`. Used by .ci/run."""
+"""Check a run folder from the outside: `python -m tests.check_run_folder outputs/NAME/v0001`. Used by
+.ci/run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""The same interventions written as plainly as possible: one prompt at a time, ordinary hooks, transformers' own cache.
+"""The same interventions written as plainly as possible: one prompt at a time, ordinary hooks,
+transformers' own cache.
 
 It shares no code with the backend, only the types that describe a row, and serves as its oracle.
 """
@@ -163,7 +164,9 @@ def generate(model, row: Row, eos: tuple[int, ...]) -> list[int]:
                 value = None
                 if write.op != "zero":
                     source = source_of(row, write)
-                    window = capture(model, source, write.site, layer)[list(write.positions.resolve(len(source), {}))]
+                    window = capture(model, source, write.site, layer)[
+                        list(write.positions.resolve(len(source), {}))
+                    ]
                     value = {
                         "cycle": window[step % len(window)],
                         "last": window[-1],

@@ -39,7 +39,7 @@ SELF_REFERENCE = (
     "strange",
     "process",
 )
-TYPOGRAPHIC = "‘’“”–—…é"
+TYPOGRAPHIC = "\u2018\u2019\u201c\u201d\u2013\u2014\u2026\u00e9"
 
 # Per bank: its groups with the least number of prompts of each.
 LEAST: dict[str, dict[str, dict[str, int]]] = {
@@ -59,7 +59,8 @@ LEAST: dict[str, dict[str, dict[str, int]]] = {
     },
 }
 COUNTED = {"english": "words", "organism": "tokens"}
-# English, per group: shortest and longest in words. Tokens of the organism are counted where its tokenizer is at hand.
+# English, per group: shortest and longest in words. Tokens of the organism are counted where its tokenizer
+# is at hand.
 WORDS = {
     **dict.fromkeys(("L1", "L2"), (30, 60)),
     **dict.fromkeys(("L3", "L4", "L5", "pseudo_recursive", "repetitive"), (40, 90)),
@@ -180,7 +181,8 @@ def test_english_pseudo_recursive_prompts_mention_and_do_not_ask() -> None:
 
 @every_language
 def test_more_dose_means_more_markers(language: str) -> None:
-    """From each dose level to the next, markers per prompt do not become fewer, and L5 has several times as many as L1."""
+    """From each dose level to the next, markers per prompt do not become fewer, and L5 has several times as
+    many as L1."""
     donors = read(language, "donors")
     per_level = [mean([float(len(found(p["text"]))) for p in donors if p["group"] == dose]) for dose in DOSES]
     assert per_level == sorted(per_level)
@@ -225,6 +227,7 @@ def test_english_prompts_are_not_filled_templates() -> None:
 
 
 def test_english_targets_are_left_open() -> None:
-    """A target is to be continued: a full stop at its end would invite a base model to stop or to change the subject."""
+    """A target is to be continued: a full stop at its end would invite a base model to stop or to change
+    the subject."""
     for prompt in read("english", "targets"):
         assert prompt["text"][-1] not in ".?!", prompt["id"]

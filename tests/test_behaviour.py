@@ -11,7 +11,12 @@ from runner.scores.behaviour import MARKERS, behaviour
 def test_known_answers():
     assert behaviour("") == behaviour("the bread is warm")
     assert vars_of("") == (0, 0, 0, 0)
-    assert vars_of("It observes itself") == (3, 3, 0, 1)  # itself, self, observe; only "itself" is a whole word
+    assert vars_of("It observes itself") == (
+        3,
+        3,
+        0,
+        1,
+    )  # itself, self, observe; only "itself" is a whole word
     assert vars_of("a fixed point of the process") == (2, 2, 0, 2)
     assert len(MARKERS) == len(set(MARKERS)) == 21
 

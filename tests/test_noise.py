@@ -14,7 +14,9 @@ from backends.torch import sampling
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.lists(st.integers(0, 2**64 - 1), min_size=1, max_size=5), st.integers(0, 10_000), st.integers(1, 500))
+@given(
+    st.lists(st.integers(0, 2**64 - 1), min_size=1, max_size=5), st.integers(0, 10_000), st.integers(1, 500)
+)
 def test_torch_repeats_the_reference_bit_for_bit(streams, step, count):
     expected = noise.uniform(noise.step_keys(np.array(streams, np.uint64), step), count)
     high, low = sampling.split_stream(streams, torch.device("cpu"))

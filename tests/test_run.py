@@ -46,11 +46,39 @@ def test_a_run_leaves_a_whole_folder(cli, tmp_path):
     assert {"config.yaml", "manifest.json", "trials.parquet", "summary.json", "summary.md"} <= names
     assert not {"segments", "plan.parquet"} & names
     found = pd.read_parquet(folder / "trials.parquet")
-    required = (
-        "key experiment stage condition item donor target group split repeat seed status reason target_ids donor_ids "
-        "output_ids text n_new finish score markers bonus strict perplexity kv.positions_prefill kv.positions_decode "
-        "kv.relative_change origin batch_rows batch_length min_margin"
-    ).split()
+    required = [
+        "key",
+        "experiment",
+        "stage",
+        "condition",
+        "item",
+        "donor",
+        "target",
+        "group",
+        "split",
+        "repeat",
+        "seed",
+        "status",
+        "reason",
+        "target_ids",
+        "donor_ids",
+        "output_ids",
+        "text",
+        "n_new",
+        "finish",
+        "score",
+        "markers",
+        "bonus",
+        "strict",
+        "perplexity",
+        "kv.positions_prefill",
+        "kv.positions_decode",
+        "kv.relative_change",
+        "origin",
+        "batch_rows",
+        "batch_length",
+        "min_margin",
+    ]
     assert [c for c in required if c not in found.columns] == []
     assert len(found) == 6 * 6 and (found["status"] == "ok").all()
     assert found["key"].nunique() == 36
@@ -68,12 +96,12 @@ def test_an_outsider_can_replay_a_trial_from_its_row(cli, tmp_path):
     cli(KV_ONLY, *SMALL, "+conditions.kv_only.sampling={temperature: 0.0}")
     found = pd.read_parquet(version(tmp_path, "n300_kv_only") / "trials.parquet")
     row = found[found["condition"] == "kv_only"].iloc[0]
-    from tests.plain_reference import generate
     from transformers import AutoModelForCausalLM
 
     from backends.contract import Sampling
     from organisms import weights_dir
     from tests.models import write
+    from tests.plain_reference import generate
 
     model = AutoModelForCausalLM.from_pretrained(weights_dir()).eval()
     donors = {role: tuple(ids) for role, ids in row["donor_ids"]}
@@ -108,7 +136,9 @@ def test_trap_01_inert_writes_are_reported_and_end_with_3_unless_expected(cli, t
     assert "never fired in decode" in said.out
     assert "never fired in decode" in (version(tmp_path, "n300_as_published") / "summary.md").read_text()
     assert cli(AS_PUBLISHED, *SMALL, "allow_inert=false").status == status.INERT
-    changes = [f"conditions.{name}.v_proj.expect=null" for name in ("transfer_l27", "wrong_layer_l5", "random")]
+    changes = [
+        f"conditions.{name}.v_proj.expect=null" for name in ("transfer_l27", "wrong_layer_l5", "random")
+    ]
     said = cli(AS_PUBLISHED, *SMALL, *changes)
     assert said.status == status.INERT
     assert manifest(version(tmp_path, "n300_as_published", 3))["exit_status"] == status.INERT
@@ -170,7 +200,9 @@ def wait_for_results(folder: Path, process: subprocess.Popen) -> None:
         if any(p.stat().st_size for p in (folder / "segments").glob("*.jsonl")):
             return
         time.sleep(0.02)
-    raise AssertionError(f"no results appeared: {process.stdout.read() if process.poll() is not None else ''}")
+    raise AssertionError(
+        f"no results appeared: {process.stdout.read() if process.poll() is not None else ''}"
+    )
 
 
 INTERRUPTIBLE = ("limit=30", "sampling.max_new_tokens=30", "quiet=true", "backend.max_rows=4")

@@ -47,9 +47,11 @@ def test_trap_42_two_runs_of_the_same_moment_get_two_folders(tmp_path: Path):
 
 
 def test_a_version_has_one_writer(tmp_path: Path):
-    with RunFolder.create(tmp_path / "e") as folder:
-        with pytest.raises(StoreError, match="another process is writing"):
-            RunFolder.open(folder.path)
+    with (
+        RunFolder.create(tmp_path / "e") as folder,
+        pytest.raises(StoreError, match="another process is writing"),
+    ):
+        RunFolder.open(folder.path)
     with RunFolder.open(folder.path):
         pass
 

@@ -1,4 +1,5 @@
-"""The torch backend: batched equals alone, equals a deliberately plain implementation, and receipts tell the truth."""
+"""The torch backend: batched equals alone, equals a deliberately plain implementation, and receipts tell
+the truth."""
 
 from __future__ import annotations
 
@@ -7,12 +8,12 @@ import random
 
 import pytest
 import torch
-from tests.plain_reference import generate as plain_generate
 from transformers import AutoModelForCausalLM
 
-from backends.contract import Row, ScoreRow, Probe, Sampling, Write
+from backends.contract import Probe, Row, Sampling, ScoreRow, Write
 from backends.torch.backend import TorchBackend
 from tests.models import ALL_LAYERS, CPU, FAMILIES, GREEDY, SAMPLED, make_model, prompt, write
+from tests.plain_reference import generate as plain_generate
 
 NEAR_TIE = 1e-4  # top-two margin below which a difference in the last bits may change the token
 
@@ -59,7 +60,9 @@ CONDITIONS: dict[str, tuple[Write, ...]] = {
         write("v", "v_proj", (3,), op="zero", during="decode"),
     ),
     "v_prefill": (write("v", "v_proj", (1,), positions="last:4"),),
-    "guarded": (write("v", "v_proj", (2,), during="decode", positions="last:4", hold="cycle", min_positions=16),),
+    "guarded": (
+        write("v", "v_proj", (2,), during="decode", positions="last:4", hold="cycle", min_positions=16),
+    ),
 }
 
 
@@ -94,7 +97,9 @@ def test_batched_rows_give_the_tokens_of_the_plain_implementation(pair, replay):
             assert found.min_margin < NEAR_TIE, (row.writes, found.output_ids, expected)
 
 
-@pytest.mark.parametrize("sampling", [GREEDY, SAMPLED, Sampling(0.9, 12, top_k=5), Sampling(0.9, 12, top_p=0.7)])
+@pytest.mark.parametrize(
+    "sampling", [GREEDY, SAMPLED, Sampling(0.9, 12, top_k=5), Sampling(0.9, 12, top_p=0.7)]
+)
 def test_trap_10_batched_equals_alone_whatever_the_order_and_batch(backend, sampling):
     rows = rows_of(random.Random(11), sampling)
     together = backend.decode(rows)
@@ -112,7 +117,9 @@ def test_trap_10_batched_equals_alone_whatever_the_order_and_batch(backend, samp
                     assert counted == dataclasses.replace(other, relative_change=None, logit_change=None)
                     same_tokens = found.output_ids == together[index].output_ids
                     if same_tokens and receipt.relative_change is not None:
-                        assert receipt.relative_change == pytest.approx(other.relative_change, rel=1e-3, abs=1e-6)
+                        assert receipt.relative_change == pytest.approx(
+                            other.relative_change, rel=1e-3, abs=1e-6
+                        )
 
 
 def test_trap_01_a_guarded_write_never_fires_and_the_receipt_says_so(backend):
@@ -129,7 +136,9 @@ def test_trap_01_a_guarded_write_never_fires_and_the_receipt_says_so(backend):
 def test_decode_write_is_counted_at_every_decode_step(backend):
     rng = random.Random(2)
     donor = prompt(rng, 20)
-    rows = [Row(prompt(rng, n), SAMPLED, CONDITIONS["kv_and_v"], {"donor": donor}, stream=n) for n in range(2, 20)]
+    rows = [
+        Row(prompt(rng, n), SAMPLED, CONDITIONS["kv_and_v"], {"donor": donor}, stream=n) for n in range(2, 20)
+    ]
     for found in backend.decode(rows):
         steps = len(found.output_ids) - 1
         assert found.receipts["v"].positions_decode == found.receipts["v"].asked_decode == steps
@@ -150,7 +159,10 @@ def test_trap_47_a_prefill_write_under_a_kv_replacement_is_shadowed(backend):
     writes = (write("v", "v_proj", (1,), positions="last:4"), write("kv", "kv_cache"))
     row = Row(prompt(rng, 12), GREEDY, writes, {"donor": prompt(rng, 20)})
     receipt = backend.decode([row])[0].receipts["v"]
-    assert (receipt.positions_prefill, receipt.shadowed) == (4, 3)  # the last prompt token is fed after the swap
+    assert (receipt.positions_prefill, receipt.shadowed) == (
+        4,
+        3,
+    )  # the last prompt token is fed after the swap
     all_before = dataclasses.replace(writes[0], positions=writes[0].positions.parse("first:4"))
     receipt = backend.decode([dataclasses.replace(row, writes=(all_before, writes[1]))])[0].receipts["v"]
     assert receipt.shadowed == receipt.positions_prefill == 4
@@ -198,7 +210,12 @@ def test_trap_06_copied_positions_are_in_the_receipt(backend):
         ]
     )
     receipts = [each.receipts["kv"] for each in found]
-    assert [(r.asked_prefill, r.positions_prefill) for r in receipts] == [(11, 5), (11, 11), (11, 11), (10, 10)]
+    assert [(r.asked_prefill, r.positions_prefill) for r in receipts] == [
+        (11, 5),
+        (11, 11),
+        (11, 11),
+        (10, 10),
+    ]
     # Kept keys of donor positions 8..18 under a query at position 11: those at 12..18 lie ahead of it.
     assert [r.keys_ahead for r in receipts] == [0, 0, 7, 0]
 
@@ -217,7 +234,9 @@ def test_trap_07_resid_post_of_a_layer_is_resid_pre_of_the_next(backend):
     assert tokens[0] == tokens[1]
 
 
-@pytest.mark.parametrize("site", ["resid_pre", "resid_post", "attn_out", "mlp_out", "q_proj", "k_proj", "v_proj", "head_z"])
+@pytest.mark.parametrize(
+    "site", ["resid_pre", "resid_post", "attn_out", "mlp_out", "q_proj", "k_proj", "v_proj", "head_z"]
+)
 def test_trap_08_writing_what_is_there_changes_nothing(backend, site):
     rng = random.Random(13)
     row = Row(prompt(rng, 16), GREEDY)
@@ -267,7 +286,9 @@ def test_trap_11_recompute_equals_the_cache_without_decode_writes_and_differs_wi
 
 def test_trap_21_a_window_never_shrinks(backend):
     rng = random.Random(31)
-    row = Row(prompt(rng, 6), GREEDY, (write("v", "v_proj", positions="last:16"),), {"donor": prompt(rng, 20)})
+    row = Row(
+        prompt(rng, 6), GREEDY, (write("v", "v_proj", positions="last:16"),), {"donor": prompt(rng, 20)}
+    )
     found = backend.decode([row, Row(prompt(rng, 6), GREEDY)])
     assert found[0].invalid == "a window of 16 is longer than a prompt of 6 tokens"
     assert found[1].invalid is None and found[1].output_ids
@@ -278,7 +299,9 @@ def test_own_cache_is_a_noop_and_anothers_is_not(backend):
     rows = []
     for _ in range(8):
         ids, donor = prompt(rng, 15), prompt(rng, 15)
-        rows += [Row(ids, GREEDY, CONDITIONS[name], {"donor": donor}) for name in ("baseline", "kv_self", "kv")]
+        rows += [
+            Row(ids, GREEDY, CONDITIONS[name], {"donor": donor}) for name in ("baseline", "kv_self", "kv")
+        ]
     found = backend.decode(rows)
     assert all(found[i].output_ids == found[i + 1].output_ids for i in range(0, len(rows), 3))
     assert sum(found[i].output_ids != found[i + 2].output_ids for i in range(0, len(rows), 3)) >= 6
@@ -323,7 +346,8 @@ def test_random_values_match_what_they_replace_and_depend_on_the_draw(backend):
     ]
     clean, first, second, third, other = captures
     assert (first == third).all() and (first != second).any() and (first != other).any()
-    # Noise of mean m and standard deviation s per head: pooled over heads its own moments agree with those replaced.
+    # Noise of mean m and standard deviation s per head: pooled over heads its own moments agree with those
+    # replaced.
     z = (first - clean.mean(-1, keepdims=True)) / clean.std(-1, keepdims=True)
     assert abs(z.mean()) < 0.2 and abs(z.std() - 1) < 0.15
 
@@ -343,7 +367,9 @@ def test_rows_with_infinite_logits_are_invalid_and_their_neighbours_are_not(back
 def test_perplexity_is_that_of_transformers(pair):
     backend, model = pair
     rng = random.Random(59)
-    rows = [ScoreRow(prompt(rng, rng.randrange(2, 12)), prompt(rng, rng.randrange(2, 12))[1:]) for _ in range(9)]
+    rows = [
+        ScoreRow(prompt(rng, rng.randrange(2, 12)), prompt(rng, rng.randrange(2, 12))[1:]) for _ in range(9)
+    ]
     for row, found in zip(rows, backend.score(rows, [Probe("perplexity")]), strict=True):
         ids = torch.tensor([[*row.ids, *row.continuation]])
         labels = ids.clone()
@@ -357,7 +383,8 @@ def test_perplexity_is_that_of_transformers(pair):
 def test_lockstep_writes_the_donors_own_tokens(backend):
     rng = random.Random(61)
     donor = prompt(rng, 14)
-    # Every layer's input at every step is the donor's: the target must then continue with the donor's second token on.
+    # Every layer's input at every step is the donor's: the target must then continue with the donor's
+    # second token on.
     lockstep = write("r", "resid_pre", (0,), during="decode", positions="all", hold="lockstep")
     whole = write("kv", "kv_cache", align="whole")
     target = (*prompt(rng, 9)[:-1], donor[-1])

@@ -25,11 +25,11 @@ from backends.rowplan import RowPlan, needs, plan_row
 from backends.torch.edits import Prompted, Tallies, prompt_touches
 from backends.torch.forward import new_cache, prefill
 from backends.torch.generate import Recorder, decoded, generate, receipts
-from backends.torch.hooks import Board, Spot
+from backends.torch.hooks import Board, Spot, keep_in
 from backends.torch.loading import load
 from backends.torch.recompute import regenerate
 from backends.torch.score import perplexity
-from backends.torch.sources import WHOLE_CACHE, Sources
+from backends.torch.sources import Sources
 
 Recording = dict[tuple[tuple[int, ...], int], dict[Spot, torch.Tensor]]
 
@@ -55,17 +55,19 @@ class TorchBackend:
         cached = 2 * info.layers * info.kv_heads * info.head_width * size
         activations = 8 * max(info.width, info.heads * info.head_width) * size
         return Footprint(
-            bytes_per_token=3 * cached + activations,  # the cache, its predecessor while it is assembled, gathers
+            bytes_per_token=3 * cached
+            + activations,  # the cache, its predecessor while it is assembled, gathers
             bytes_per_row=48 * info.vocabulary,  # logits, noise and sorting in float32 and int64
             budget=self._budget,
         )
 
     @torch.inference_mode()
     def capture(self, rows: Sequence[Row], sites: Sequence[tuple[Site, int]]) -> list[Captured]:
-        """Activations [positions, width] of whole prompts at the (site, layer) pairs asked, prefill writes active.
+        """Activations [positions, width] of whole prompts at the (site, layer) pairs asked, prefill writes
+        active.
 
-        kv_cache gives keys after rotary embedding, then values, side by side. Raises PositionError for rows whose
-        writes cannot be resolved, OutOfMemory.
+        kv_cache gives keys after rotary embedding, then values, side by side. Raises PositionError for rows
+        whose writes cannot be resolved, OutOfMemory.
         """
         plans = [plan_row(row) for row in rows]
         self._capture_sources(plans)
@@ -77,14 +79,16 @@ class TorchBackend:
             if item.prefill is not None
         ]
         wanted: list[Spot] = [(site, layer) for site, layer in sites if site != "kv_cache"]
-        written = {(w.site, layer) for row in rows for w in row.writes if w.site != "kv_cache" for layer in w.layers}
+        written = {
+            (w.site, layer) for row in rows for w in row.writes if w.site != "kv_cache" for layer in w.layers
+        }
         seen: dict[Spot, torch.Tensor] = {}
         cache = new_cache(self._loaded, len(rows), longest)
         with self._board.armed(written | set(wanted)):
             tallies: Tallies = {}
             self._board.touches = prompt_touches(self._loaded, self._sources, entries, tallies, len(rows))
             for spot in wanted:
-                self._board.taps[spot] = lambda hidden, spot=spot: seen.__setitem__(spot, hidden)
+                self._board.taps[spot] = keep_in(seen, spot)
             _, pads = prefill(self._loaded, [plan.row.ids for plan in plans], cache)
         out = []
         for index, pad in enumerate(pads.tolist()):
@@ -111,8 +115,9 @@ class TorchBackend:
         return out
 
     def decode(self, rows: Sequence[Row]) -> list[Decoded]:
-        """Generate for all rows, those with and without a cache apart. A row that cannot be run as asked (a window
-        longer than its prompt, a source that is missing) comes back invalid with the reason. Raises OutOfMemory."""
+        """Generate for all rows, those with and without a cache apart. A row that cannot be run as asked (a
+        window longer than its prompt, a source that is missing) comes back invalid with the reason. Raises
+        OutOfMemory."""
         out: list[Decoded | None] = [None] * len(rows)
         plans: dict[int, RowPlan] = {}
         for index, row in enumerate(rows):
@@ -142,8 +147,8 @@ class TorchBackend:
             self._sources.ensure(needs(plans), self._chunk_tokens())
 
     def _record(self, plans: Sequence[RowPlan]) -> Recording:
-        """For `hold: lockstep`: generate from each donor with the row's own stream, and keep the activations of the
-        donor's t-th new token."""
+        """For `hold: lockstep`: generate from each donor with the row's own stream, and keep the
+        activations of the donor's t-th new token."""
         wanted: dict[tuple[tuple[int, ...], int], tuple[Sampling, set[Spot]]] = {}
         for plan in plans:
             for item in plan.writes:
@@ -165,6 +170,3 @@ class TorchBackend:
                 for spot, steps in recorder.seen.items()
             }
         return out
-
-
-__all__ = ["WHOLE_CACHE", "TorchBackend"]

@@ -6,13 +6,13 @@ import torch
 from transformers.cache_utils import Cache, CacheLayerMixin
 
 
-class SlotLayer(CacheLayerMixin):
+class SlotLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
     """One layer's slots: keys and values [rows, kv heads, capacity, head width], filled from the left."""
 
     is_croppable = False
 
     def __init__(self, keys: torch.Tensor, values: torch.Tensor, filled: int) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.keys = keys
         self.values = values
         self.filled = filled
@@ -24,8 +24,8 @@ class SlotLayer(CacheLayerMixin):
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *args: object, **kwargs: object
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Append and return views of all filled slots. The extra arguments are transformers' cache_kwargs, which
-        only quantised and sliding caches read."""
+        """Append and return views of all filled slots. The extra arguments are transformers' cache_kwargs,
+        which only quantised and sliding caches read."""
         end = self.filled + key_states.shape[2]
         assert self.keys is not None and self.values is not None
         self.keys[:, :, self.filled : end] = key_states
@@ -51,7 +51,9 @@ class SlotCache(Cache):
         super().__init__(layers=layers)  # type: ignore[arg-type]
 
     @staticmethod
-    def empty(like: list[tuple[torch.device, torch.dtype]], rows: int, kv_heads: int, slots: int, width: int) -> SlotCache:
+    def empty(
+        like: list[tuple[torch.device, torch.dtype]], rows: int, kv_heads: int, slots: int, width: int
+    ) -> SlotCache:
         """Unfilled slots; `like` gives each layer's device and dtype."""
         shape = (rows, kv_heads, slots, width)
         return SlotCache(
@@ -83,8 +85,9 @@ class SlotCache(Cache):
 def rotate(keys: torch.Tensor, offset: torch.Tensor, inverse_frequencies: torch.Tensor) -> torch.Tensor:
     """Rotary keys moved by `offset` positions: the key of position p becomes that of position p + offset.
 
-    keys: [rows, kv heads, slots, head width], rotated in halves (as Llama, Mistral and Qwen2 do); offset: [rows, slots].
-    Rotations compose, so moving an already rotated key by an offset equals computing it there. Computed in float32.
+    keys: [rows, kv heads, slots, head width], rotated in halves (as Llama, Mistral and Qwen2 do); offset:
+    [rows, slots]. Rotations compose, so moving an already rotated key by an offset equals computing it
+    there. Computed in float32.
     """
     angle = offset[..., None].float() * inverse_frequencies.float().to(keys.device)
     angle = torch.cat([angle, angle], dim=-1)[:, None]

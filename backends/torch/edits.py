@@ -22,8 +22,9 @@ Recorded = Mapping[tuple[tuple[int, ...], int], Mapping[Spot, torch.Tensor]]
 
 @dataclass(frozen=True)
 class Prompted:
-    """One write of one row, at some prompt positions of the coming forward. row: index in the batch; slot: its row in
-    the tally; pad: padding in front of the row (minus the position of the forward's first token)."""
+    """One write of one row, at some prompt positions of the coming forward. row: index in the batch; slot:
+    its row in the tally; pad: padding in front of the row (minus the position of the forward's first
+    token)."""
 
     plan: RowPlan
     item: WritePlan
@@ -34,7 +35,8 @@ class Prompted:
 
 
 def head_width(loaded: Loaded, write: Write) -> int:
-    """The width over which random values are matched: a head where the site has heads, else the whole width."""
+    """The width over which random values are matched: a head where the site has heads, else the whole
+    width."""
     if write.site in ("q_proj", "k_proj", "v_proj", "head_z", "kv_cache"):
         return loaded.info.head_width
     return loaded.info.width
@@ -114,10 +116,11 @@ def _noise(
 class DecodeEdit:
     """One write at one layer over all decode steps.
 
-    rows: batch rows that it acts on; slots: their tally rows; table: [rows, n, width] of values with `counts` valid rows
-    each; hold `cycle` takes row t mod n, all others row min(t, n - 1). first: 1 where the row's last prompt token is
-    replayed, which is a decode forward before those of the loop. length: position that random values count from. wait: decode index
-    [rows] of the first forward whose output is long enough for `min_positions`; settled: the step from which all act.
+    rows: batch rows that it acts on; slots: their tally rows; table: [rows, n, width] of values with
+    `counts` valid rows each; hold `cycle` takes row t mod n, all others row min(t, n - 1). first: 1 where
+    the row's last prompt token is replayed, which is a decode forward before those of the loop. length:
+    position that random values count from. wait: decode index [rows] of the first forward whose output is
+    long enough for `min_positions`; settled: the step from which all act.
     """
 
     write: Write
@@ -137,7 +140,8 @@ class DecodeEdit:
     columns: torch.Tensor | None
 
     def keep(self, kept: torch.Tensor) -> DecodeEdit | None:
-        """The edit for a batch of which only rows `kept` (sorted indices) remain; None where none of its rows does."""
+        """The edit for a batch of which only rows `kept` (sorted indices) remain; None where none of its
+        rows does."""
         place = torch.full((int(kept.max()) + 1,), -1, dtype=torch.int64, device=kept.device)
         place[kept] = torch.arange(len(kept), device=kept.device)
         rows = self.rows.to(kept.device)
@@ -220,21 +224,27 @@ def decode_edits(
         tally = tallies.setdefault(("decode", write), Tally(len(write.layers), len(plans), loaded.device))
         for order, layer in enumerate(write.layers):
             device = loaded.layer_places[layer][0]
-            index = torch.tensor([i for i, _, _ in group], device=device)
+            acting = torch.tensor([i for i, _, _ in group], device=device)
             table, counts, high, low = None, None, None, None
-            waits = [max(0, write.min_positions - len(p.row.ids) - 1) if p.row.recompute else 0 for _, p, _ in group]
+            waits = [
+                max(0, write.min_positions - len(p.row.ids) - 1) if p.row.recompute else 0
+                for _, p, _ in group
+            ]
             if write.value.kind == "random":
                 high, low = split_stream([noise_stream(p.row, write, layer) for _, p, _ in group], device)
             elif write.op != "zero":
-                values = [_window_rows(sources, recorded, plan, item, (write.site, layer)) for _, plan, item in group]
+                values = [
+                    _window_rows(sources, recorded, plan, item, (write.site, layer))
+                    for _, plan, item in group
+                ]
                 counts = torch.tensor([len(v) for v in values], device=device)
                 table = torch.nn.utils.rnn.pad_sequence(values, batch_first=True).to(device)
             edits.append(
                 DecodeEdit(
                     write,
                     order,
-                    index,
-                    index.clone(),
+                    acting,
+                    acting.clone(),
                     torch.tensor([int(p.row.replay_last_token) for _, p, _ in group], device=device),
                     tally,
                     table,

@@ -38,7 +38,7 @@ def call(
     ids, positions: [rows, queries]; allowed: bool [rows, queries, keys]. Raises OutOfMemory.
     """
     try:
-        return loaded.model(
+        logits: torch.Tensor = loaded.model(
             input_ids=ids,
             attention_mask=attention_mask(loaded, allowed),
             position_ids=positions,
@@ -48,6 +48,7 @@ def call(
         ).logits
     except torch.OutOfMemoryError as error:
         raise OutOfMemory(str(error).splitlines()[0]) from error
+    return logits
 
 
 def new_cache(loaded: Loaded, rows: int, slots: int) -> SlotCache:

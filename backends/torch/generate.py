@@ -1,4 +1,5 @@
-"""Cached generation of one batch: the order of events of a trial (prefill, cache writes, last token, decode)."""
+"""Cached generation of one batch: the order of events of a trial (prefill, cache writes, last token,
+decode)."""
 
 from __future__ import annotations
 
@@ -19,13 +20,15 @@ from backends.torch.edits import (
     prompt_touches,
 )
 from backends.torch.forward import call, new_cache, prefill, within_window
-from backends.torch.hooks import Board, Spot, Touch
+from backends.torch.hooks import Board, Spot, Tap, Touch
 from backends.torch.kv import Prefilled, assemble, check_rope
 from backends.torch.loading import Loaded
 from backends.torch.sampling import Sampler
 from backends.torch.sources import Sources
 
-SHRINK = 0.7  # finished rows leave once fewer than this share of the batch still runs: copying the cache costs too
+SHRINK = (
+    0.7  # finished rows leave once fewer than this share of the batch still runs: copying the cache costs too
+)
 
 
 @dataclass
@@ -94,8 +97,15 @@ class Recorder:
     seen: dict[Spot, list[torch.Tensor]] = field(default_factory=dict)
 
     def tap(self, board: Board) -> None:
+        """Record the next forward."""
         for spot in self.spots:
-            board.taps[spot] = lambda hidden, spot=spot: self.seen.setdefault(spot, []).append(hidden[:, -1].clone())
+            board.taps[spot] = self._keep(spot)
+
+    def _keep(self, spot: Spot) -> Tap:
+        def tap(hidden: torch.Tensor) -> None:
+            self.seen.setdefault(spot, []).append(hidden[:, -1].clone())
+
+        return tap
 
 
 @dataclass
@@ -191,7 +201,8 @@ def _prefill(
 ) -> Prefilled:
     """Run the distinct prompts of a batch up to the token before the last, prefill writes active."""
     first: dict[tuple[object, ...], int] = {}
-    row_of, distinct = [], []
+    row_of: list[int] = []
+    distinct: list[RowPlan] = []
     for plan in plans:
         key = _prefill_key(plan)
         if key not in first:
@@ -225,8 +236,8 @@ def _last_touches(
     tallies: Tallies,
     filled: int,
 ) -> dict[Spot, list[Touch]]:
-    """Touches of the forward of the last prompt token: prefill writes at position T-1; where the token is replayed it
-    is the first decode forward instead."""
+    """Touches of the forward of the last prompt token: prefill writes at position T-1; where the token is
+    replayed it is the first decode forward instead."""
     entries = []
     for row, plan in enumerate(plans):
         if plan.row.replay_last_token:
@@ -252,8 +263,8 @@ def _logit_change(
     before: Prefilled,
     logits: torch.Tensor,
 ) -> torch.Tensor | None:
-    """|new - old| / |old| of the first new token's logits against the same tokens without kv_cache writes [rows];
-    None where no row has a write without an old tensor."""
+    """|new - old| / |old| of the first new token's logits against the same tokens without kv_cache writes
+    [rows]; None where no row has a write without an old tensor."""
     if all(plan.structural is None for plan in plans):
         return None
     board.touches = {}
@@ -263,7 +274,8 @@ def _logit_change(
     at = torch.arange(cache.slot_layer(0).get_max_length(), device=loaded.device)[None] - pads[:, None]
     allowed = (at >= 0) & within_window(loaded, slots[:, None], at)
     old = call(loaded, tokens[:, None], slots[:, None], allowed[:, None], cache)[:, -1].float()
-    return (logits.float() - old).norm(dim=-1) / old.norm(dim=-1)
+    moved: torch.Tensor = (logits.float() - old).norm(dim=-1) / old.norm(dim=-1)
+    return moved
 
 
 def receipts(loaded: Loaded, plans: Sequence[RowPlan], outcome: Outcome) -> list[dict[str, Receipt]]:

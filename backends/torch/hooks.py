@@ -1,4 +1,5 @@
-"""Reading and writing activations: one hook per site and layer, armed once per batch, one masked operation per write."""
+"""Reading and writing activations: one hook per site and layer, armed once per batch, one masked operation
+per write."""
 
 from __future__ import annotations
 
@@ -17,8 +18,18 @@ Spot = tuple[str, int]  # (site, layer)
 Tap = Callable[[torch.Tensor], None]
 
 
+def keep_in(store: dict[Spot, torch.Tensor], spot: Spot) -> Tap:
+    """A tap that keeps what it sees under its spot."""
+
+    def tap(hidden: torch.Tensor) -> None:
+        store[spot] = hidden
+
+    return tap
+
+
 class Tally:
-    """What one write did, counted on the device as it happens: per layer and row, and the summed relative change."""
+    """What one write did, counted on the device as it happens: per layer and row, and the summed relative
+    change."""
 
     def __init__(self, layers: int, rows: int, device: torch.device) -> None:
         self.counts = torch.zeros(layers, rows, device=device)
@@ -26,7 +37,8 @@ class Tally:
         self.measured = torch.zeros(rows, device=device)
 
     def add(self, layer: int, rows: torch.Tensor, change: torch.Tensor, weight: torch.Tensor | None) -> None:
-        """Count one touched position per entry of `rows`; weight 0 leaves out rows that have already finished."""
+        """Count one touched position per entry of `rows`; weight 0 leaves out rows that have already
+        finished."""
         device = self.change.device
         rows, change = rows.to(device), change.to(device)
         ones = torch.ones_like(change) if weight is None else weight.to(device)
@@ -56,7 +68,8 @@ def relative_change(old: torch.Tensor, new: torch.Tensor) -> torch.Tensor:
 
 
 def matched_noise(old: torch.Tensor, keys: torch.Tensor, head_width: int) -> torch.Tensor:
-    """Gaussian rows with the mean and standard deviation of each head of the row replaced. old: [n, width]; keys: [n]."""
+    """Gaussian rows with the mean and standard deviation of each head of the row replaced. old: [n, width];
+    keys: [n]."""
     heads = old.float().view(old.shape[0], -1, head_width)
     z = normal(keys, old.shape[1], token_hash(2 * old.shape[1], old.device)).view_as(heads)
     spread = heads.std(dim=-1, correction=0, keepdim=True)
@@ -76,8 +89,9 @@ def operate(op: Op, old: torch.Tensor, value: torch.Tensor | None, alpha: float)
 class Touch:
     """One write at one layer in one forward, over n (row, position) pairs of the batch.
 
-    value: [n, width]; noise: row keys [n] for a random value, with the width of the heads it is matched over.
-    columns: the part of the width that the write is limited to (heads), or None. slots: tally rows. weight: [n] or None.
+    value: [n, width]; noise: row keys [n] for a random value, with the width of the heads it is matched
+    over. columns: the part of the width that the write is limited to (heads), or None. slots: tally rows.
+    weight: [n] or None.
     """
 
     op: Op
@@ -111,7 +125,8 @@ class Touch:
 
 @dataclass
 class Board:
-    """What the armed hooks do in the next forward. The caller sets `touches` and `taps` before each forward."""
+    """What the armed hooks do in the next forward. The caller sets `touches` and `taps` before each
+    forward."""
 
     blocks: list[nn.Module]
     layout: Layout

@@ -1,4 +1,5 @@
-"""The cache that a batch decodes from: the target's own slots, with the kv_cache writes of each row applied."""
+"""The cache that a batch decodes from: the target's own slots, with the kv_cache writes of each row
+applied."""
 
 from __future__ import annotations
 
@@ -30,8 +31,8 @@ class Prefilled:
 
 @dataclass(frozen=True)
 class SlotMap:
-    """Where each slot of the new cache comes from. index: [rows, slots] into the (left-padded) origin; chosen: bool
-    [rows, slots]; shift: [rows, slots] positions that a key moves by."""
+    """Where each slot of the new cache comes from. index: [rows, slots] into the (left-padded) origin;
+    chosen: bool [rows, slots]; shift: [rows, slots] positions that a key moves by."""
 
     index: torch.Tensor
     chosen: torch.Tensor
@@ -41,12 +42,14 @@ class SlotMap:
 def check_rope(loaded: Loaded, plans: Sequence[RowPlan]) -> None:
     """Keys can be re-rotated only where rotary frequencies are fixed. Raises BackendError otherwise."""
     moving = any(
-        w.write.rope == "rerotate" and w.source is not None and w.write.part != "values" for p in plans for w in p.kv
+        w.write.rope == "rerotate" and w.source is not None and w.write.part != "values"
+        for p in plans
+        for w in p.kv
     )
     if moving and (loaded.inverse_frequencies is None or loaded.rotary_kind in ("dynamic", "longrope")):
         raise BackendError(
-            f"model '{loaded.info.name}': its keys cannot be re-rotated (rotary embedding: {loaded.rotary_kind}); "
-            "use rope: keep"
+            f"model '{loaded.info.name}': its keys cannot be re-rotated (rotary embedding: "
+            f"{loaded.rotary_kind}); use rope: keep"
         )
 
 
@@ -61,8 +64,8 @@ def assemble(
 ) -> tuple[SlotCache, torch.Tensor]:
     """The batch's cache with room for `extra` further tokens, and the padding [rows] in front of each row.
 
-    Rows are left-padded, so that the last slot of all rows is the same. Without writes, structural ones (whole, concat)
-    included, it is the target's own cache.
+    Rows are left-padded, so that the last slot of all rows is the same. Without writes, structural ones
+    (whole, concat) included, it is the target's own cache.
     """
     slots = [plan.slots if with_writes else len(plan.prefill_ids) for plan in plans]
     total = max(slots)
@@ -88,7 +91,19 @@ def assemble(
                 pair[side][:, :, :total] = torch.where(base.chosen.to(device)[:, None, :, None], taken, 0)
         for write, rows_of_write in groups.items():
             if layer in write.layers:
-                _apply(loaded, sources, plans, write, rows_of_write, maps[write], layer, pair, total, tallies, pads)
+                _apply(
+                    loaded,
+                    sources,
+                    plans,
+                    write,
+                    rows_of_write,
+                    maps[write],
+                    layer,
+                    pair,
+                    total,
+                    tallies,
+                    pads,
+                )
         layers.append(SlotLayer(pair[0], pair[1], total))
     return SlotCache(layers), pads
 
@@ -120,7 +135,12 @@ def _base_map(
 
 
 def _write_map(
-    sources: Sources, plans: Sequence[RowPlan], write: Write, rows: Sequence[int], total: int, slots: Sequence[int]
+    sources: Sources,
+    plans: Sequence[RowPlan],
+    write: Write,
+    rows: Sequence[int],
+    total: int,
+    slots: Sequence[int],
 ) -> tuple[SlotMap, torch.Tensor, list[tuple[int, ...]]]:
     """The slot map of one write, for its rows; which distinct source each row takes; and those sources."""
     distinct: dict[tuple[int, ...], int] = {}
@@ -157,7 +177,9 @@ def _turn(loaded: Loaded, keys: torch.Tensor, shift: torch.Tensor) -> torch.Tens
     assert loaded.inverse_frequencies is not None
     moved = shift.to(keys.device)
     turned = rotate(keys, moved, loaded.inverse_frequencies)
-    return torch.where((moved != 0)[:, None, :, None], turned, keys)  # an unmoved key stays as it is, bit for bit
+    return torch.where(
+        (moved != 0)[:, None, :, None], turned, keys
+    )  # an unmoved key stays as it is, bit for bit
 
 
 def _apply(
@@ -205,7 +227,8 @@ def _apply(
 
 
 def _stack(sources: Sources, distinct: Sequence[tuple[int, ...]], layer: int, side: int) -> torch.Tensor:
-    """Distinct sources' keys (side 0) or values (1) of a layer, left-padded: [n, kv heads, longest, width]."""
+    """Distinct sources' keys (side 0) or values (1) of a layer, left-padded: [n, kv heads, longest,
+    width]."""
     longest = max(len(ids) for ids in distinct)
     out = []
     for ids in distinct:

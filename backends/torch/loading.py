@@ -1,4 +1,5 @@
-"""Loading a model: from a local folder or a hub id with a pinned revision, checked against what its YAML declares."""
+"""Loading a model: from a local folder or a hub id with a pinned revision, checked against what its YAML
+declares."""
 
 from __future__ import annotations
 
@@ -21,7 +22,8 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 @dataclass(frozen=True)
 class Loaded:
-    """A model ready to run. window: sliding attention window in tokens, or None. rotary: inverse frequencies."""
+    """A model ready to run. window: sliding attention window in tokens, or None. rotary: inverse
+    frequencies."""
 
     model: PreTrainedModel
     blocks: list[nn.Module]
@@ -41,8 +43,8 @@ _loaded: dict[tuple[ModelSource, Device], Loaded] = {}
 def load(source: ModelSource, device: Device) -> Loaded:
     """The model, from this process's cache of one, or loaded.
 
-    Raises BackendError in a sentence for: no such folder, no weights offline, no access, corrupt safetensors, unknown
-    architecture, a layout or size other than declared, no CUDA device.
+    Raises BackendError in a sentence for: no such folder, no weights offline, no access, corrupt
+    safetensors, unknown architecture, a layout or size other than declared, no CUDA device.
     """
     key = (source, device)
     if key not in _loaded:
@@ -57,7 +59,9 @@ def pick_device(wanted: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     device = torch.device(wanted)
     if device.type == "cuda" and not torch.cuda.is_available():
-        raise BackendError(f"backend.device: '{wanted}' asked for, but torch {torch.__version__} sees no CUDA device")
+        raise BackendError(
+            f"backend.device: '{wanted}' asked for, but torch {torch.__version__} sees no CUDA device"
+        )
     return device
 
 
@@ -86,8 +90,9 @@ def _load(source: ModelSource, device: Device) -> Loaded:
     except (OSError, ValueError, RuntimeError, ImportError, SafetensorError) as error:
         raise BackendError(explain_missing(source, "weights", error)) from error
     if device.device_map is None:
-        model = model.to(place)
-    model = model.eval().requires_grad_(False)
+        model.to(place)  # type: ignore[arg-type]
+    model.eval()  # type: ignore[no-untyped-call]
+    model.requires_grad_(False)
     blocks = check_layout(model, layout, source)
     places = [(p.device, p.dtype) for p in (next(block.parameters()) for block in blocks)]
     rotary = find(model, layout.rotary)

@@ -1,8 +1,9 @@
 """Generation without a cache: every step is a whole forward over the running context.
 
-It is the reference for cached generation, and another intervention where writes act in decode: earlier tokens are
-computed anew at each step, so that a decode write reaches only the newest token (or, with `hold: sliding`, the last n
-positions of the running context). Prefill writes act again at every step, except those of a sliding write, which move on.
+It is the reference for cached generation, and another intervention where writes act in decode: earlier
+tokens are computed anew at each step, so that a decode write reaches only the newest token (or, with `hold:
+sliding`, the last n positions of the running context). Prefill writes act again at every step, except those
+of a sliding write, which move on.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -12,7 +12,8 @@ from backends.noise import GOLDEN, MASK, MULTIPLIERS, SHIFTS, UNIT
 
 
 def mix(x: torch.Tensor) -> torch.Tensor:
-    """The 32-bit finaliser on int64 tensors that hold 32-bit values; equal to `backends.noise.mix` bit for bit."""
+    """The 32-bit finaliser on int64 tensors that hold 32-bit values; equal to `backends.noise.mix` bit for
+    bit."""
     x = ((x ^ (x >> SHIFTS[0])) * MULTIPLIERS[0]) & MASK
     x = ((x ^ (x >> SHIFTS[1])) * MULTIPLIERS[1]) & MASK
     return x ^ (x >> SHIFTS[2])
@@ -76,16 +77,18 @@ class Sampler:
         )
 
     def select(self, rows: torch.Tensor) -> Sampler:
-        return Sampler(
-            *(getattr(self, name)[rows] for name in ("temperature", "top_k", "top_p", "high", "low")),
-            tokens=self.tokens,
-            any_sampled=self.any_sampled,
-            any_truncated=self.any_truncated,
+        return replace(
+            self,
+            temperature=self.temperature[rows],
+            top_k=self.top_k[rows],
+            top_p=self.top_p[rows],
+            high=self.high[rows],
+            low=self.low[rows],
         )
 
     def draw(self, logits: torch.Tensor, step: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Next tokens [rows], the margin [rows] between the two best candidates in logit units, and whether the
-        row's best logit is finite [rows].
+        """Next tokens [rows], the margin [rows] between the two best candidates in logit units, and whether
+        the row's best logit is finite [rows].
 
         logits: [rows, vocabulary]. The margin is infinite where truncation leaves one candidate.
         """
@@ -105,7 +108,9 @@ class Sampler:
         return index[:, 0], best[:, 0] - best[:, 1], torch.isfinite(best[:, 0])
 
 
-def truncate(scores: torch.Tensor, top_k: torch.Tensor, top_p: torch.Tensor, hot: torch.Tensor) -> torch.Tensor:
+def truncate(
+    scores: torch.Tensor, top_k: torch.Tensor, top_p: torch.Tensor, hot: torch.Tensor
+) -> torch.Tensor:
     """Set to -inf whatever lies outside the top k, then outside the smallest set with probability >= p."""
     ordered, order = scores.sort(dim=-1, descending=True, stable=True)
     rank = torch.arange(scores.shape[-1], device=scores.device)[None, :]

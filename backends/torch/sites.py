@@ -95,5 +95,7 @@ def check_layout(model: nn.Module, layout: Layout, source: ModelSource) -> list[
                 f"{layout.blocks}.0.{path}: {attribute} {getattr(module, attribute)}, {width} declared"
             )
     if problems:
-        raise BackendError(f"model '{source.name}' is not laid out as its YAML says:\n  " + "\n  ".join(problems))
+        raise BackendError(
+            f"model '{source.name}' is not laid out as its YAML says:\n  " + "\n  ".join(problems)
+        )
     return list(blocks)

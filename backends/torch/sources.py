@@ -1,4 +1,5 @@
-"""Activations and caches of the prompts that writes draw from: captured once each, kept within a memory budget."""
+"""Activations and caches of the prompts that writes draw from: captured once each, kept within a memory
+budget."""
 
 from __future__ import annotations
 
@@ -9,7 +10,7 @@ from dataclasses import dataclass, field
 import torch
 
 from backends.torch.forward import new_cache, prefill
-from backends.torch.hooks import Board, Spot
+from backends.torch.hooks import Board, Spot, keep_in
 from backends.torch.loading import Loaded
 
 Ids = tuple[int, ...]
@@ -18,7 +19,8 @@ WHOLE_CACHE: Spot = ("kv_cache", 0)
 
 @dataclass
 class Source:
-    """One prompt's clean run. sites: (site, layer) -> [tokens, width]; keys, values: per layer [kv heads, tokens, width]."""
+    """One prompt's clean run. sites: (site, layer) -> [tokens, width]; keys, values: per layer [kv heads,
+    tokens, width]."""
 
     sites: dict[Spot, torch.Tensor] = field(default_factory=dict)
     keys: list[torch.Tensor] | None = None
@@ -43,7 +45,8 @@ class Sources:
         self._store: OrderedDict[Ids, Source] = OrderedDict()
 
     def ensure(self, wanted: Mapping[Ids, set[Spot]], chunk_tokens: int) -> None:
-        """Capture what is missing, in left-padded batches of at most `chunk_tokens` tokens (at least one prompt)."""
+        """Capture what is missing, in left-padded batches of at most `chunk_tokens` tokens (at least one
+        prompt)."""
         missing = [ids for ids, spots in wanted.items() if not self._known(ids, spots)]
         for chunk in chunks(sorted(missing, key=len), chunk_tokens):
             spots = set().union(*(wanted[ids] for ids in chunk))
@@ -71,7 +74,7 @@ class Sources:
             cache = new_cache(self._loaded, len(chunk), max(len(ids) for ids in chunk))
         with self._board.armed(sites):
             for spot in sites:
-                self._board.taps[spot] = lambda hidden, spot=spot: tapped.__setitem__(spot, hidden)
+                self._board.taps[spot] = keep_in(tapped, spot)
             _, pads = prefill(self._loaded, chunk, cache)
         for index, (ids, pad) in enumerate(zip(chunk, pads.tolist(), strict=True)):
             source = self._store.setdefault(ids, Source())
@@ -79,8 +82,12 @@ class Sources:
                 source.sites[spot] = hidden[index, pad:].clone()
             if cache is not None:
                 layers = [cache.slot_layer(layer) for layer in range(self._loaded.info.layers)]
-                source.keys = [layer.keys[index, :, pad:].clone() for layer in layers if layer.keys is not None]
-                source.values = [layer.values[index, :, pad:].clone() for layer in layers if layer.values is not None]
+                source.keys = [
+                    layer.keys[index, :, pad:].clone() for layer in layers if layer.keys is not None
+                ]
+                source.values = [
+                    layer.values[index, :, pad:].clone() for layer in layers if layer.values is not None
+                ]
 
 
 def chunks(prompts: Sequence[Ids], tokens: int) -> list[list[Ids]]:

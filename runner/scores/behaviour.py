@@ -1,4 +1,5 @@
-"""Self-referential behaviour in a continuation: the published score, its two components apart, and a strict one."""
+"""Self-referential behaviour in a continuation: the published score, its two components apart, and a strict
+one."""
 
 from __future__ import annotations
 
@@ -50,10 +51,10 @@ class Behaviour:
 def behaviour(text: str) -> Behaviour:
     """Score a continuation (never the prompt with it).
 
-    markers: how many of the 21 markers occur as substrings of the case-folded text, once each ("itself" counts for
-    "self" too, as published). bonus: 5 where the text has more than 10 words of which less than 60% are distinct: it rewards
-    repetition, so read it apart. strict: markers that occur as whole words. Invariant under word order within the
-    text except for "fixed point".
+    markers: how many of the 21 markers occur as substrings of the case-folded text, once each ("itself"
+    counts for "self" too, as published). bonus: 5 where the text has more than 10 words of which less than
+    60% are distinct: it rewards repetition, so read it apart. strict: markers that occur as whole words.
+    Invariant under word order within the text except for "fixed point".
     """
     folded = text.casefold()
     words = folded.split()
