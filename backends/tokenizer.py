@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,21 +25,16 @@ class Tokenizer:
         missing."""
         from transformers import AutoTokenizer
 
-        from backends.offline import explain_missing
+        from backends.broken import explain_broken
 
-        where = source.path if source.path is not None else source.hub_id
+        assert source.path is not None, "backends.hub.fetch gives every source its folder"
         try:
-            inner = AutoTokenizer.from_pretrained(where, revision=source.revision)
+            inner = AutoTokenizer.from_pretrained(source.path)
         except (OSError, ValueError, RuntimeError, ImportError) as error:
-            raise BackendError(explain_missing(source, "tokenizer", error)) from error
+            raise BackendError(explain_broken(source, "tokenizer files", error)) from error
         if chat and not inner.chat_template:
             raise BackendError(f"model '{source.name}': chat_template is true, but its tokenizer has none")
-        fingerprint = (
-            of_tokenizer(Path(source.path))
-            if source.path is not None
-            else hashlib.sha256(f"tokenizer:{source.hub_id}@{source.revision}".encode()).hexdigest()[:16]
-        )
-        return Tokenizer(inner, fingerprint, chat, inner.bos_token_id)
+        return Tokenizer(inner, of_tokenizer(Path(source.path)), chat, inner.bos_token_id)
 
     def encode(self, text: str) -> tuple[int, ...]:
         """Token ids with exactly one BOS at the front where the model has one."""

@@ -11,13 +11,13 @@ from typing import Any
 import pyarrow.parquet as pq
 import yaml
 from rich.console import Console
+from rich.text import Text
 
 from analyses.gate import Gate
 from analyses.gates import blocking
 from analyses.join import join
 from analyses.summary import write_summary
 from analyses.tables import load_run
-from analyses.terminal import print_summary
 from runner import status as codes
 from runner.check import check, resolved_mapping
 from runner.compose import Composed
@@ -27,7 +27,8 @@ from runner.plan_gates import plan_gates
 from runner.prepare import Prepared, plan_table, prepare, score_columns
 from runner.progress import ProgressWatcher
 from runner.resolve import config_hash, resolve
-from runner.resume import CannotResume, changed_inputs, choose, earlier_results
+from runner.resume import CannotResume, Choice, changed_inputs, choose, earlier_results
+from runner.speaker import Speaker
 from runner.spec import Spec
 from runner.store import FINISHED, RunFolder, read_manifest, read_segments
 
@@ -58,48 +59,49 @@ def run_job(
     digest = config_hash(config)
     experiment = Path(spec.output_root) / spec.experiment.name
     try:
-        choice = choose(experiment, digest, config, spec.resume)
+        choice = choose(experiment, digest, config) if spec.resume else Choice()
     except CannotResume as error:
-        console.print(str(error), style="red", highlight=False, markup=False)
+        console.print(Text(str(error), style="red"))
         return RunResult(codes.CONFIGURATION)
-    if choice.folder is None:
-        assert choice.finished is not None
-        console.print(f"{choice.finished} is finished: nothing to do.", highlight=False, markup=False)
+    if choice.finished is not None:
+        console.print(Text(f"{choice.finished} is finished: nothing to do."))
         return RunResult(codes.DONE, choice.finished)
-    with choice.folder as folder:
-        return _Job(spec, config, console, command, config_dir, folder, digest, choice.resumed).run()
+    started = time.perf_counter()
+    prepared = prepare(resolve(spec), config_dir)
+    load_seconds = time.perf_counter() - started
+    new = choice.unfinished is None
+    opened = RunFolder.create(experiment) if choice.unfinished is None else RunFolder.open(choice.unfinished)
+    with opened as folder, Speaker(console, folder.path / "run.log") as speaker:
+        return _Job(spec, config, digest, prepared, speaker, command, folder, load_seconds).run(
+            resumed=not new
+        )
 
 
 @dataclass
 class _Job:
     spec: Spec
     config: Mapping[str, Any]
-    console: Console
-    command: Sequence[str]
-    config_dir: Path | None
-    folder: RunFolder
     digest: str
-    resumed: bool
+    prepared: Prepared
+    speaker: Speaker
+    command: Sequence[str]
+    folder: RunFolder
+    load_seconds: float
 
-    def run(self) -> RunResult:
-        started = time.perf_counter()
-        prepared = prepare(resolve(self.spec), self.config_dir)
-        loaded = time.perf_counter()
+    def run(self, resumed: bool) -> RunResult:
+        prepared = self.prepared
         manifest = self._manifest(prepared)
-        if self.resumed:
-            refusal = self._changed(manifest)
-            if refusal is not None:
-                self.console.print(refusal, style="red", highlight=False, markup=False)
-                return RunResult(codes.CONFIGURATION, self.folder.path)
+        refusal = self._changed(manifest) if resumed else None
+        if refusal is not None:
+            self.speaker.say(refusal, "red")
+            return RunResult(codes.CONFIGURATION, self.folder.path)
         self.folder.write_text("config.yaml", yaml.safe_dump(dict(self.config), sort_keys=False))
         self.folder.write_json("manifest.json", manifest)
         self.folder.write_plan(plan_table(prepared.plan, prepared.design))
-        self._say(prepared)
-        done = self._known(prepared, manifest)
-        todo = list(
-            {t.key: t for t in prepared.plan.trials if t.invalid is None and t.key not in done}.values()
-        )
-        watcher = ProgressWatcher(self.console, len(todo), self.spec.quiet)
+        self._introduce(prepared)
+        done = self._known(prepared)
+        todo = {t.key: t for t in prepared.plan.trials if t.invalid is None and t.key not in done}
+        watcher = ProgressWatcher(self.speaker, len(todo), self.spec.quiet)
         executor = Executor(
             prepared.backend,
             prepared.tokenizer,
@@ -110,15 +112,12 @@ class _Job:
         )
         try:
             with watcher.showing():
-                executor.run(todo)
+                executor.run(list(todo.values()))
         except KeyboardInterrupt:
             return self._interrupted(manifest, watcher)
-        manifest["times"]["seconds"] = {"load": loaded - started, **executor.times}
+        manifest["times"]["seconds"] = {"load": self.load_seconds, **executor.times}
         if todo:
-            self.console.print(
-                f"{len(todo)} trials in {watcher.seconds:.1f} s, {watcher.rate:,.0f} tokens/s",
-                highlight=False,
-            )
+            self.speaker.say(f"{len(todo):,} trials in {watcher.seconds:.1f} s, {watcher.rate:,.0f} tokens/s")
         return self._finish(prepared, manifest)
 
     def _manifest(self, prepared: Prepared) -> dict[str, Any]:
@@ -145,37 +144,38 @@ class _Job:
             "what changed, or run without resume=true to start a new version."
         )
 
-    def _say(self, prepared: Prepared) -> None:
+    def _introduce(self, prepared: Prepared) -> None:
         pairing, design = prepared.pairing, prepared.design
-        self.console.print(f"[bold]{self.folder.name}[/]: {design.question}", highlight=False)
+        self.speaker.say(f"{self.folder.name}: {design.question}", "bold")
         distinct = (
             f"{pairing.distinct_donors} donors, {pairing.distinct_targets} targets, "
             f"{pairing.distinct_pairs} pairs"
         )
-        self.console.print(
-            f"{len(prepared.plan.trials):,} trials: {len(design.conditions)} conditions, {pairing.items} items "
-            f"({distinct}), {design.repeats} repeat{'s' if design.repeats > 1 else ''}; "
-            f"{design.model.name} on {design.backend.name}",
-            highlight=False,
+        self.speaker.say(
+            f"{len(prepared.plan.trials):,} trials: {len(design.conditions)} conditions, "
+            f"{pairing.items} items ({distinct}), "
+            f"{design.repeats} repeat{'s' if design.repeats > 1 else ''}; {design.model.name} on {design.backend.name}"
         )
         for note in design.layer_notes:
-            self.console.print(note, style="dim", highlight=False)
+            self.speaker.say(note, "dim")
 
-    def _known(self, prepared: Prepared, manifest: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    def _known(self, prepared: Prepared) -> dict[str, dict[str, Any]]:
         """Results that this version has, or that earlier versions have and this one now takes over."""
-        note = ProgressWatcher(self.console, 0, True).note
         own = {key: r for key, r in read_segments(self.folder.path).items() if r["status"] != "failed"}
         wanted = {t.key for t in prepared.plan.trials if t.invalid is None} - own.keys()
-        parent = self.folder.path.parent
-        taken = earlier_results(parent, wanted, self.folder.path, prepared.design.readouts, note)
+        taken = earlier_results(
+            self.folder.path.parent,
+            wanted,
+            self.folder.path,
+            prepared.design.readouts,
+            lambda sentence: self.speaker.say(sentence, "yellow"),
+        )
         if taken:
             self.folder.append(taken.values())
             origins = sorted({result["origin"] for result in taken.values()})
-            self.console.print(
-                f"{len(taken):,} results taken over from {', '.join(origins)}", highlight=False
-            )
+            self.speaker.say(f"{len(taken):,} results taken over from {', '.join(origins)}")
         if own:
-            self.console.print(f"{len(own):,} results were already here", highlight=False)
+            self.speaker.say(f"{len(own):,} results were already here")
         return own | taken
 
     def _interrupted(self, manifest: dict[str, Any], watcher: ProgressWatcher) -> RunResult:
@@ -183,11 +183,9 @@ class _Job:
         manifest["times"]["finished"] = now()
         self.folder.write_json("manifest.json", manifest)
         again = " ".join([*self.command, *([] if self.spec.resume else ["resume=true"])])
-        self.console.print(
+        self.speaker.say(
             f"interrupted: {watcher.done} of {watcher.total} trials are stored in {self.folder.path}. "
-            f"Go on with:\n  {again}",
-            highlight=False,
-            markup=False,
+            f"Go on with:\n  {again}"
         )
         return RunResult(codes.INTERRUPTED, self.folder.path)
 
@@ -212,18 +210,16 @@ class _Job:
         self.folder.write_json("manifest.json", manifest)
         run = load_run(self.folder.path)
         summary = write_summary(run)
-        print_summary(self.console, summary)
+        self.speaker.show(summary)
         status = self._status(summary["gates"], failed)
         manifest["exit_status"] = status
         self.folder.write_json("manifest.json", manifest)
-        self.console.print(f"results: {self.folder.path}", highlight=False, markup=False)
+        self.speaker.say(f"results: {self.folder.path}")
         return RunResult(status, self.folder.path, summary)
 
     def _status(self, gates: Sequence[Mapping[str, str]], failed: int) -> int:
         if failed:
-            self.console.print(
-                f"{failed} trials failed; resume=true tries them again", style="red", highlight=False
-            )
+            self.speaker.say(f"{failed} trials failed; resume=true tries them again", "red")
             return codes.FAILED_TRIALS
         return (
             codes.INERT if blocking((Gate(**gate) for gate in gates), self.spec.allow_inert) else codes.DONE

@@ -26,7 +26,7 @@ def model_source(design: Design) -> ModelSource:
         architecture=model.architecture,
         path=path,
         hub_id=hub_id,
-        revision=model.revision if path is None else None,
+        revision=model.revision if hub_id is not None else None,
         layers=model.layers,
         heads=model.heads,
         kv_heads=model.kv_heads,
@@ -49,8 +49,8 @@ def device_of(design: Design) -> Device:
     )
 
 
-def load_backend(design: Design) -> Backend:
+def load_backend(source: ModelSource, design: Design) -> Backend:
     """The backend with its model, from this process's cache or loaded. Raises BackendError in a sentence."""
     from backends.torch.backend import TorchBackend
 
-    return TorchBackend(model_source(design), device_of(design))
+    return TorchBackend(source, device_of(design))

@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from analyses.join import PLAN_SCHEMA
 from backends.contract import Backend
+from backends.hub import fetch
 from backends.tokenizer import Tokenizer
 from runner.banks import Bank
 from runner.compose import config_folders
@@ -41,14 +42,15 @@ class Prepared:
 def prepare(design: Design, config_dir: Path | None, only_item: int | None = None) -> Prepared:
     """Load and plan. only_item: keep this item alone. Raises ConfigurationError (banks), BackendError
     (model)."""
-    tokenizer = Tokenizer.load(model_source(design), design.model.chat_template)
+    source = fetch(model_source(design))
+    tokenizer = Tokenizer.load(source, design.model.chat_template)
     count = lru_cache(maxsize=None)(lambda text: len(tokenizer.encode(text)))
     banks = read_banks(design.prompts, config_folders(config_dir))
     items = pair(design.prompts, banks, design.n, count)
     pairing = summarise(items, design.n, count)
     if only_item is not None:
         items = items[only_item : only_item + 1]
-    backend = load_backend(design)
+    backend = load_backend(source, design)
     info = backend.info
     probes = {"perplexity": PERPLEXITY.version} if "perplexity" in design.readouts else {}
     setting = Setting(

@@ -6,11 +6,10 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from rich.console import Console
-from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from runner.plan import Trial
+from runner.speaker import Speaker
 
 QUIET_SECONDS = 30.0
 
@@ -18,13 +17,13 @@ QUIET_SECONDS = 30.0
 class ProgressWatcher:
     """Counts trials and tokens. quiet: no bar, one plain line at most every 30 s, for logs."""
 
-    def __init__(self, console: Console, total: int, quiet: bool) -> None:
-        self.console = console
+    def __init__(self, speaker: Speaker, total: int, quiet: bool) -> None:
+        self._speaker = speaker
         self.total = total
         self.done = 0
         self.tokens = 0
         self.failures = 0
-        self._quiet = quiet or not console.is_terminal
+        self._quiet = quiet or not speaker.console.is_terminal
         self._started = time.perf_counter()
         self._said = self._started
         self._bar: Progress | None = None
@@ -43,7 +42,7 @@ class ProgressWatcher:
             TextColumn("{task.fields[rate]}"),
             TimeRemainingColumn(),
         )
-        with Progress(*columns, console=self.console, transient=True) as bar:
+        with Progress(*columns, console=self._speaker.console, transient=True) as bar:
             self._bar, self._task = bar, bar.add_task("trials", total=self.total, rate="")
             yield self
             self._bar = None
@@ -65,14 +64,14 @@ class ProgressWatcher:
         elif self._quiet and time.perf_counter() - self._said >= QUIET_SECONDS:
             self._said = time.perf_counter()
             left = (self.total - self.done) * self.seconds / max(1, self.done)
-            self.console.print(
+            self._speaker.say(
                 f"{self.done} of {self.total} trials, {self.rate:,.0f} tokens/s, about {left:.0f} s left"
             )
 
     def failed(self, trial: Trial, error: str) -> None:
         self.failures += 1
         where = f"{trial.condition}, item {trial.item}, repeat {trial.repeat}"
-        self.console.print(f"[bold red]failed[/]: {escape(where)}: {escape(error)}")
+        self._speaker.say(f"failed: {where}: {error}", "bold red")
 
     def note(self, sentence: str) -> None:
-        self.console.print(f"[yellow]note[/]: {escape(sentence)}")
+        self._speaker.say(f"note: {sentence}", "yellow")

@@ -11,47 +11,43 @@ import pyarrow.parquet as pq
 
 from analyses.join import RECEIPT_COLUMNS
 from runner.execute import text_scores
-from runner.store import FINISHED, RunFolder, StoreError, read_manifest, read_segments, versions
+from runner.store import FINISHED, StoreError, read_manifest, read_segments, versions
 
 
 @dataclass(frozen=True)
 class Choice:
-    """folder: the version to write, locked; None where a finished one already answers (`finished`)."""
+    """unfinished: the version to go on with; finished: one that already answers; neither: a new version."""
 
-    folder: RunFolder | None
-    finished: Path | None
-    resumed: bool
+    unfinished: Path | None = None
+    finished: Path | None = None
 
 
 class CannotResume(Exception):
     """There is an unfinished run, but of another configuration; the message says what differs."""
 
 
-def choose(experiment: Path, digest: str, config: Mapping[str, Any], resume: bool) -> Choice:
-    """A new version; under `resume` the newest unfinished one of the same configuration.
+def choose(experiment: Path, digest: str, config: Mapping[str, Any]) -> Choice:
+    """What `resume=true` means here: the newest unfinished version of the same configuration, if any.
 
-    Raises CannotResume where the only unfinished version has another configuration, StoreError where it is
-    being written.
+    Raises CannotResume where the only unfinished version has another configuration.
     """
-    if not resume:
-        return Choice(RunFolder.create(experiment), None, False)
     found = [(path, read_manifest(path)) for path in reversed(versions(experiment))]
     known = [(path, manifest) for path, manifest in found if manifest is not None]
     same = [(path, manifest) for path, manifest in known if manifest["config_hash"] == digest]
     for path, manifest in same:
         if manifest["status"] != FINISHED:
-            return Choice(RunFolder.open(path), None, True)
+            return Choice(unfinished=path)
     others = [(path, manifest) for path, manifest in known if manifest["status"] != FINISHED]
     if same and (not others or _number(same[0][0]) > _number(others[0][0])):
-        return Choice(None, same[0][0], False)
+        return Choice(finished=same[0][0])
     if others:
         path, manifest = others[0]
         raise CannotResume(
             f"{path} is unfinished, but its configuration is another one: "
-            f"{differences(manifest['config'], config)}. "
-            "Run without resume=true to start a new version; finished trials that both share are taken over."
+            f"{differences(manifest['config'], config)}. Run without resume=true to start a new version; "
+            "finished trials that both share are taken over."
         )
-    return Choice(RunFolder.create(experiment), None, False)
+    return Choice()
 
 
 def _number(path: Path) -> int:

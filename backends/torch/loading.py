@@ -3,7 +3,6 @@ declares."""
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,10 +10,11 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers.utils import logging
 
+from backends.broken import explain_broken
 from backends.contract import BackendError, Device, ModelInfo, ModelSource
 from backends.fingerprint import of_weights
-from backends.offline import explain_missing
 from backends.torch.sites import Layout, check_layout, find, layout_of
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -71,24 +71,21 @@ def _load(source: ModelSource, device: Device) -> Loaded:
         torch.set_num_threads(device.threads)
     elif place.type == "cpu" and source.width <= 256:
         torch.set_num_threads(1)  # the overhead of a second thread exceeds its gain on matrices this small
-    where = source.path if source.path is not None else source.hub_id
-    if where is None:
-        raise BackendError(f"model '{source.name}': neither a path nor a hub id is given")
-    if source.path is not None and not (Path(source.path) / "config.json").is_file():
+    if source.path is None or not (Path(source.path) / "config.json").is_file():
         raise BackendError(f"model '{source.name}': no config.json in {source.path}")
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
-        config = AutoConfig.from_pretrained(where, revision=source.revision)
+        config = AutoConfig.from_pretrained(source.path)
         layout = layout_of(config.model_type, source.name)
         model = AutoModelForCausalLM.from_pretrained(
-            where,
-            revision=source.revision,
+            source.path,
             dtype=DTYPES[device.dtype],
             attn_implementation=device.attention,
             device_map=device.device_map,
             use_safetensors=True,
         )
     except (OSError, ValueError, RuntimeError, ImportError, SafetensorError) as error:
-        raise BackendError(explain_missing(source, "weights", error)) from error
+        raise BackendError(explain_broken(source, "weights", error)) from error
     if device.device_map is None:
         model.to(place)  # type: ignore[arg-type]
     model.eval()  # type: ignore[no-untyped-call]
@@ -120,11 +117,6 @@ def _describe(
     if eos is None:
         eos = model.config.eos_token_id
     ids = tuple(eos) if isinstance(eos, list) else (() if eos is None else (int(eos),))
-    fingerprint = (
-        of_weights(Path(source.path))
-        if source.path is not None
-        else hashlib.sha256(f"{source.hub_id}@{source.revision}".encode()).hexdigest()[:16]
-    )
     return ModelInfo(
         name=source.name,
         architecture=architecture,
@@ -138,6 +130,6 @@ def _describe(
         dtype=device.dtype,
         device=place,
         attention=device.attention,
-        fingerprint=fingerprint,
+        fingerprint=of_weights(Path(str(source.path))),
         eos_ids=ids,
     )
