@@ -24,9 +24,11 @@ class Tokenizer:
         """Raises BackendError in a sentence when it cannot be had, or a chat template is asked for and
         missing."""
         from transformers import AutoTokenizer
+        from transformers.utils import logging
 
         from backends.broken import explain_broken
 
+        logging.set_verbosity_error()  # type: ignore[no-untyped-call] # a prompt longer than the context is our own sentence
         assert source.path is not None, "backends.hub.fetch gives every source its folder"
         try:
             inner = AutoTokenizer.from_pretrained(source.path)

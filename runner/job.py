@@ -154,7 +154,8 @@ class _Job:
         self.speaker.say(
             f"{len(prepared.plan.trials):,} trials: {len(design.conditions)} conditions, "
             f"{pairing.items} items ({distinct}), "
-            f"{design.repeats} repeat{'s' if design.repeats > 1 else ''}; {design.model.name} on {design.backend.name}"
+            f"{design.repeats} repeat{'s' if design.repeats > 1 else ''}; "
+            f"{design.model.name} on {design.backend.name}"
         )
         for note in design.layer_notes:
             self.speaker.say(note, "dim")

@@ -37,19 +37,22 @@ class Loaded:
 
 
 # The loaded model is the one thing that outlives a run: a sweep's jobs share it.
-_loaded: dict[tuple[ModelSource, Device], Loaded] = {}
+_loaded: dict[tuple[ModelSource, Device, str], Loaded] = {}
 
 
 def load(source: ModelSource, device: Device) -> Loaded:
-    """The model, from this process's cache of one, or loaded.
+    """The model, from this process's cache of one (if its files are unchanged), or loaded.
 
-    Raises BackendError in a sentence for: no such folder, no weights offline, no access, corrupt
-    safetensors, unknown architecture, a layout or size other than declared, no CUDA device.
+    Raises BackendError in a sentence for: no such folder, corrupt safetensors, unknown architecture, a layout
+    or size other than declared, no CUDA device.
     """
-    key = (source, device)
+    if source.path is None or not (Path(source.path) / "config.json").is_file():
+        raise BackendError(f"model '{source.name}': no config.json in {source.path}")
+    fingerprint = of_weights(Path(source.path))
+    key = (source, device, fingerprint)
     if key not in _loaded:
         _loaded.clear()
-        _loaded[key] = _load(source, device)
+        _loaded[key] = _load(source, device, fingerprint)
     return _loaded[key]
 
 
@@ -65,14 +68,13 @@ def pick_device(wanted: str) -> torch.device:
     return device
 
 
-def _load(source: ModelSource, device: Device) -> Loaded:
+def _load(source: ModelSource, device: Device, fingerprint: str) -> Loaded:
     place = pick_device(device.device)
     if device.threads is not None:
         torch.set_num_threads(device.threads)
     elif place.type == "cpu" and source.width <= 256:
         torch.set_num_threads(1)  # the overhead of a second thread exceeds its gain on matrices this small
-    if source.path is None or not (Path(source.path) / "config.json").is_file():
-        raise BackendError(f"model '{source.name}': no config.json in {source.path}")
+    assert source.path is not None
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
         config = AutoConfig.from_pretrained(source.path)
@@ -101,7 +103,7 @@ def _load(source: ModelSource, device: Device) -> Loaded:
         model=model,
         blocks=blocks,
         layout=layout,
-        info=_describe(source, device, model, config.model_type, str(model.device)),
+        info=_describe(source, device, model, fingerprint),
         device=model.device,
         layer_places=places,
         window=window,
@@ -110,16 +112,14 @@ def _load(source: ModelSource, device: Device) -> Loaded:
     )
 
 
-def _describe(
-    source: ModelSource, device: Device, model: PreTrainedModel, architecture: str, place: str
-) -> ModelInfo:
+def _describe(source: ModelSource, device: Device, model: PreTrainedModel, fingerprint: str) -> ModelInfo:
     eos = model.generation_config.eos_token_id if model.generation_config is not None else None
     if eos is None:
         eos = model.config.eos_token_id
     ids = tuple(eos) if isinstance(eos, list) else (() if eos is None else (int(eos),))
     return ModelInfo(
         name=source.name,
-        architecture=architecture,
+        architecture=model.config.model_type,
         layers=source.layers,
         heads=source.heads,
         kv_heads=source.kv_heads,
@@ -128,8 +128,8 @@ def _describe(
         vocabulary=int(model.config.vocab_size),
         context=source.context,
         dtype=device.dtype,
-        device=place,
+        device=str(model.device),
         attention=device.attention,
-        fingerprint=of_weights(Path(str(source.path))),
+        fingerprint=fingerprint,
         eos_ids=ids,
     )
