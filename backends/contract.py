@@ -226,6 +226,30 @@ class ScoreRow:
     continuation: tuple[int, ...]
 
 
+Reduce = Literal["none", "last", "mean"]
+
+
+@dataclass(frozen=True)
+class Prefix:
+    """A common beginning of prompts, run once. handle: what the backend that made it needs; opaque to
+    others."""
+
+    ids: tuple[int, ...]
+    handle: object = field(compare=False, repr=False)
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where rows begin: after a prefix that all their prompts share, which is not computed again.
+
+    layer: with prompts that are the whole prefix, the last token's blocks below this layer are not computed
+    again either (0: all are).
+    """
+
+    prefix: Prefix
+    layer: int = 0
+
+
 @dataclass(frozen=True)
 class Captured:
     """Activations of one row: (site, layer) -> float32 array [positions, width]; for kv_cache [positions, 2
@@ -273,14 +297,27 @@ class Backend(Protocol):
     @property
     def footprint(self) -> Footprint: ...
 
-    def capture(self, rows: Sequence[Row], sites: Sequence[tuple[Site, int]]) -> list[Captured]:
-        """Activations of clean or written prefills at the (site, layer) pairs asked, over all positions."""
+    def prefix(self, ids: tuple[int, ...]) -> Prefix:
+        """Run a common beginning of prompts once."""
         ...
 
-    def score(self, rows: Sequence[ScoreRow], probes: Sequence[Probe]) -> list[dict[str, float | None]]:
+    def capture(
+        self,
+        rows: Sequence[Row],
+        sites: Sequence[tuple[Site, int]],
+        reduce: Reduce = "none",
+        start: Start | None = None,
+    ) -> list[Captured]:
+        """Activations of clean or written prefills at the (site, layer) pairs asked: of all positions
+        computed, of the last, or their mean in float64."""
+        ...
+
+    def score(
+        self, rows: Sequence[ScoreRow], probes: Sequence[Probe], start: Start | None = None
+    ) -> list[dict[str, float | None]]:
         """Each probe's value for each row; None where undefined (an empty continuation)."""
         ...
 
-    def decode(self, rows: Sequence[Row]) -> list[Decoded]:
+    def decode(self, rows: Sequence[Row], start: Start | None = None) -> list[Decoded]:
         """Generate for all rows in one batch; rows may belong to different conditions."""
         ...

@@ -4,29 +4,32 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 
 from backends.contract import (
+    BackendError,
     Captured,
     Decoded,
     Device,
     Footprint,
     ModelInfo,
     ModelSource,
+    Prefix,
     Probe,
+    Reduce,
     Row,
     Sampling,
     ScoreRow,
     Site,
+    Start,
 )
 from backends.positions import PositionError
 from backends.rowplan import RowPlan, needs, plan_row
-from backends.torch.edits import Prompted, Tallies, prompt_touches
-from backends.torch.forward import new_cache, prefill
+from backends.torch.capture import capture_prompts, reduced
 from backends.torch.generate import Recorder, decoded, generate, receipts
-from backends.torch.hooks import Board, Spot, keep_in
+from backends.torch.hooks import Board, Spot
 from backends.torch.loading import load
+from backends.torch.prefix import run_prefix
 from backends.torch.recompute import regenerate
 from backends.torch.score import perplexity
 from backends.torch.sources import Sources
@@ -61,63 +64,48 @@ class TorchBackend:
             budget=self._budget,
         )
 
-    @torch.inference_mode()
-    def capture(self, rows: Sequence[Row], sites: Sequence[tuple[Site, int]]) -> list[Captured]:
-        """Activations [positions, width] of whole prompts at the (site, layer) pairs asked, prefill writes
-        active.
+    def prefix(self, ids: tuple[int, ...]) -> Prefix:
+        """Run a common beginning of prompts once. Raises OutOfMemory."""
+        return Prefix(ids, run_prefix(self._loaded, self._board, ids))
 
-        kv_cache gives keys after rotary embedding, then values, side by side. Raises PositionError for rows
-        whose writes cannot be resolved, OutOfMemory.
+    def capture(
+        self,
+        rows: Sequence[Row],
+        sites: Sequence[tuple[Site, int]],
+        reduce: Reduce = "none",
+        start: Start | None = None,
+    ) -> list[Captured]:
+        """Activations of prompts at the (site, layer) pairs asked, prefill writes active.
+
+        [positions, width], those of a start's prefix left out; [width] where they are reduced to the last
+        or, in float64, to their mean. kv_cache gives keys after rotary embedding, then values, side by
+        side. Raises PositionError for rows whose writes cannot be resolved, BackendError for rows that
+        cannot begin at the start, OutOfMemory.
         """
         plans = [plan_row(row) for row in rows]
         self._capture_sources(plans)
-        longest = max(len(plan.row.ids) for plan in plans)
-        entries = [
-            Prompted(plan, item, item.prefill, index, index, longest - len(plan.row.ids))
-            for index, plan in enumerate(plans)
-            for item in plan.writes
-            if item.prefill is not None
-        ]
-        wanted: list[Spot] = [(site, layer) for site, layer in sites if site != "kv_cache"]
-        written = {
-            (w.site, layer) for row in rows for w in row.writes if w.site != "kv_cache" for layer in w.layers
-        }
-        seen: dict[Spot, torch.Tensor] = {}
-        cache = new_cache(self._loaded, len(rows), longest)
-        with self._board.armed(written | set(wanted)):
-            tallies: Tallies = {}
-            self._board.touches = prompt_touches(self._loaded, self._sources, entries, tallies, len(rows))
-            for spot in wanted:
-                self._board.taps[spot] = keep_in(seen, spot)
-            _, pads = prefill(self._loaded, [plan.row.ids for plan in plans], cache)
-        out = []
-        for index, pad in enumerate(pads.tolist()):
-            found: dict[tuple[str, int], np.ndarray] = {}
-            for site, layer in sites:
-                if site == "kv_cache":
-                    slots = cache.slot_layer(layer)
-                    assert slots.keys is not None and slots.values is not None
-                    both = [t[index, :, pad:].transpose(0, 1).flatten(1) for t in (slots.keys, slots.values)]
-                    tensor = torch.cat(both, dim=-1)
-                else:
-                    tensor = seen[(site, layer)][index, pad:]
-                found[(site, layer)] = tensor.float().cpu().numpy().copy()
-            out.append(Captured(found))
-        return out
+        captured = capture_prompts(self._loaded, self._board, self._sources, plans, sites, start)
+        return [Captured({spot: reduced(each, reduce) for spot, each in found.items()}) for found in captured]
 
-    def score(self, rows: Sequence[ScoreRow], probes: Sequence[Probe]) -> list[dict[str, float | None]]:
+    def score(
+        self, rows: Sequence[ScoreRow], probes: Sequence[Probe], start: Start | None = None
+    ) -> list[dict[str, float | None]]:
         """Each probe's value for each row. Raises OutOfMemory."""
         out: list[dict[str, float | None]] = [{} for _ in rows]
         for probe in probes:
             assert probe.kind == "perplexity"
-            for found, value in zip(out, perplexity(self._loaded, rows, self._chunk_tokens()), strict=True):
+            values = perplexity(self._loaded, rows, self._chunk_tokens(), start)
+            for found, value in zip(out, values, strict=True):
                 found[probe.kind] = value
         return out
 
-    def decode(self, rows: Sequence[Row]) -> list[Decoded]:
-        """Generate for all rows, those with and without a cache apart. A row that cannot be run as asked (a
-        window longer than its prompt, a source that is missing) comes back invalid with the reason. Raises
-        OutOfMemory."""
+    def decode(self, rows: Sequence[Row], start: Start | None = None) -> list[Decoded]:
+        """Generate for all rows, those with and without a cache apart.
+
+        A row that cannot be run as asked (a window longer than its prompt, a source that is missing) comes
+        back invalid with the reason. Raises OutOfMemory, and BackendError for rows that cannot begin at the
+        start.
+        """
         out: list[Decoded | None] = [None] * len(rows)
         plans: dict[int, RowPlan] = {}
         for index, row in enumerate(rows):
@@ -126,14 +114,17 @@ class TorchBackend:
             except PositionError as error:
                 out[index] = Decoded((), "length", {}, float("inf"), len(rows), len(row.ids), str(error))
         self._capture_sources(list(plans.values()))
-        recorded = self._record([plan for plan in plans.values()])
-        for recompute in (False, True):
-            chosen = [index for index, plan in plans.items() if plan.row.recompute == recompute]
+        recorded = self._record(list(plans.values()))
+        cached = [index for index, plan in plans.items() if not plan.row.recompute]
+        anew = [index for index, plan in plans.items() if plan.row.recompute]
+        if anew and start is not None:
+            raise BackendError("start: rows that recompute have no cache to start from")
+        for chosen in (cached, anew):
             if not chosen:
                 continue
             batch = [plans[index] for index in chosen]
-            run = regenerate if recompute else generate
-            outcome = run(self._loaded, self._board, self._sources, batch, recorded)
+            places = (self._loaded, self._board, self._sources, batch, recorded)
+            outcome = generate(*places, start=start) if chosen is cached else regenerate(*places)
             found = receipts(self._loaded, batch, outcome)
             for index, result in zip(chosen, decoded(batch, outcome, found), strict=True):
                 out[index] = result

@@ -37,9 +37,31 @@ def call(
 
     ids, positions: [rows, queries]; allowed: bool [rows, queries, keys]. Raises OutOfMemory.
     """
+    return _run(loaded, {"input_ids": ids}, positions, allowed, cache, keep)
+
+
+def call_embedded(
+    loaded: Loaded,
+    embeddings: torch.Tensor,
+    positions: torch.Tensor,
+    allowed: torch.Tensor,
+    cache: SlotCache | None,
+) -> torch.Tensor:
+    """As `call`, from embeddings [rows, queries, width] in place of token ids."""
+    return _run(loaded, {"inputs_embeds": embeddings}, positions, allowed, cache, 1)
+
+
+def _run(
+    loaded: Loaded,
+    inputs: dict[str, torch.Tensor],
+    positions: torch.Tensor,
+    allowed: torch.Tensor,
+    cache: SlotCache | None,
+    keep: int,
+) -> torch.Tensor:
     try:
         logits: torch.Tensor = loaded.model(
-            input_ids=ids,
+            **inputs,
             attention_mask=attention_mask(loaded, allowed),
             position_ids=positions,
             past_key_values=cache,
@@ -72,23 +94,38 @@ def pad_left(loaded: Loaded, sequences: Sequence[Sequence[int]]) -> tuple[torch.
     return ids.to(loaded.device), pads.to(loaded.device)
 
 
-def prompt_geometry(loaded: Loaded, pads: torch.Tensor, length: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Positions [rows, length] and the causal mask [rows, length, length] of left-padded prompts.
+def prompt_geometry(
+    loaded: Loaded, pads: torch.Tensor, length: int, past: int = 0
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Positions [rows, length] and the causal mask [rows, length, past + length] of left-padded prompts.
 
-    A padding query sees itself alone, so that no softmax is empty; no real query ever sees padding.
+    past: cached tokens that all rows share, in front of the padding. A padding query sees itself alone, so
+    that no softmax is empty; no real query ever sees padding.
     """
     slot = torch.arange(length, device=pads.device)
-    positions = (slot[None, :] - pads[:, None]).clamp_min(0)
+    positions = past + (slot[None, :] - pads[:, None]).clamp_min(0)
     real = slot[None, :] >= pads[:, None]
     causal = slot[:, None] >= slot[None, :]
-    allowed = causal[None] & real[:, None, :] & within_window(loaded, slot[:, None], slot[None, :])
-    return positions, allowed | torch.eye(length, dtype=torch.bool, device=pads.device)[None]
+    near = within_window(loaded, slot[:, None], slot[None, :])
+    allowed = causal[None] & real[:, None, :] & near
+    allowed = allowed | torch.eye(length, dtype=torch.bool, device=pads.device)[None]
+    if past:
+        shared = real[:, :, None] & within_window(
+            loaded, positions[:, :, None], torch.arange(past, device=pads.device)[None, None, :]
+        )
+        allowed = torch.cat([shared.expand(-1, -1, past), allowed], dim=-1)
+    return positions, allowed
 
 
 def prefill(
-    loaded: Loaded, sequences: Sequence[Sequence[int]], cache: SlotCache | None, keep: int = 1
+    loaded: Loaded,
+    sequences: Sequence[Sequence[int]],
+    cache: SlotCache | None,
+    keep: int = 1,
+    past: int = 0,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Run whole prompts; returns logits of the last `keep` positions and the padding [rows]."""
+    """Run whole prompts, or what follows `past` shared tokens that the cache already holds; returns logits
+    of the last `keep` positions and the padding [rows]."""
     ids, pads = pad_left(loaded, sequences)
-    positions, allowed = prompt_geometry(loaded, pads, ids.shape[1])
+    positions, allowed = prompt_geometry(loaded, pads, ids.shape[1], past)
     return call(loaded, ids, positions, allowed, cache, keep), pads

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from backends.contract import Decoded, Receipt, Row
+from backends.contract import BackendError, Decoded, Receipt, Row, Start
 from backends.rowplan import RowPlan, decode_asked, keys_ahead, shadowed
 from backends.torch.edits import (
     DecodeEdit,
@@ -23,6 +23,7 @@ from backends.torch.forward import call, new_cache, prefill, within_window
 from backends.torch.hooks import Board, Spot, Tap, Touch
 from backends.torch.kv import Prefilled, assemble, check_rope
 from backends.torch.loading import Loaded
+from backends.torch.prefix import PrefixRun, check_start, expanded, last_token_from
 from backends.torch.sampling import Sampler
 from backends.torch.sources import Sources
 
@@ -125,17 +126,20 @@ def generate(
     plans: Sequence[RowPlan],
     recorded: Recorded,
     recorder: Recorder | None = None,
+    start: Start | None = None,
 ) -> Outcome:
     """Decode a batch with the cache. Sources must have been captured. Raises OutOfMemory, BackendError."""
     check_rope(loaded, plans)
     rows = [plan.row for plan in plans]
+    if start is not None:
+        check_start(start, [r.ids for r in rows], [w for r in rows for w in r.writes], loaded.info.layers)
     tallies: Tallies = {}
     edits = decode_edits(loaded, sources, plans, tallies, recorded)
     spots = {(w.site, layer) for r in rows for w in r.writes if w.site != "kv_cache" for layer in w.layers}
     progress = Progress.of(rows, loaded.info.eos_ids, loaded.device)
     sampler = Sampler.of(rows, loaded.info.vocabulary, loaded.device)
     with board.armed(spots | (recorder.spots if recorder is not None else set())):
-        before = _prefill(loaded, board, sources, plans, tallies)
+        before = _prefill(loaded, board, sources, plans, tallies, start)
         room = int(progress.limit.max()) + 1
         cache, pads = assemble(loaded, sources, plans, before, room, tallies)
         slots = torch.tensor([plan.slots for plan in plans], device=loaded.device)
@@ -145,13 +149,19 @@ def generate(
         progress.forwards += replay
         key_slot = torch.arange(cache.slot_layer(0).get_max_length(), device=loaded.device)
 
-        def step_forward(tokens: torch.Tensor) -> torch.Tensor:
-            filled = cache.slot_layer(0).filled + 1
-            at = key_slot[None, :filled] - pads[:, None]
-            allowed = (at >= 0) & within_window(loaded, slots[:, None], at)
-            return call(loaded, tokens[:, None], slots[:, None], allowed[:, None], cache)[:, -1]
+        def visible() -> torch.Tensor:
+            at = key_slot[None, : cache.slot_layer(0).filled + 1] - pads[:, None]
+            return ((at >= 0) & within_window(loaded, slots[:, None], at))[:, None]
 
-        logits = step_forward(tokens)
+        def step_forward(tokens: torch.Tensor) -> torch.Tensor:
+            return call(loaded, tokens[:, None], slots[:, None], visible(), cache)[:, -1]
+
+        if start is not None and start.layer > 0:
+            run = start.prefix.handle
+            assert isinstance(run, PrefixRun)
+            logits = last_token_from(loaded, run, start.layer, cache, slots[:, None], visible())
+        else:
+            logits = step_forward(tokens)
         change = _logit_change(loaded, board, sources, plans, before, logits)
         for step in range(int(progress.limit.max())):
             tokens, margin, finite = sampler.draw(logits, step)
@@ -197,7 +207,12 @@ def _prefill_key(plan: RowPlan) -> tuple[object, ...]:
 
 
 def _prefill(
-    loaded: Loaded, board: Board, sources: Sources, plans: Sequence[RowPlan], tallies: Tallies
+    loaded: Loaded,
+    board: Board,
+    sources: Sources,
+    plans: Sequence[RowPlan],
+    tallies: Tallies,
+    start: Start | None,
 ) -> Prefilled:
     """Run the distinct prompts of a batch up to the token before the last, prefill writes active."""
     first: dict[tuple[object, ...], int] = {}
@@ -213,19 +228,32 @@ def _prefill(
     longest = max(len(plan.prefill_ids) for plan in distinct)
     if longest == 0:
         return Prefilled(None, torch.zeros(len(distinct), dtype=torch.int64), index, 0)
+    shared_slots = 0
+    if start is not None:
+        shared_slots = min(len(start.prefix.ids), *(len(plan.prefill_ids) for plan in distinct))
     entries = []
     for row, plan in enumerate(distinct):
         for item in plan.writes:
             if item.prefill is not None:
                 inside = item.prefill.where(item.prefill.target < len(plan.prefill_ids))
-                entries.append(Prompted(plan, item, inside, row, row, longest - len(plan.prefill_ids)))
+                if (inside.target < shared_slots).any():
+                    raise BackendError(f"start: {item.write.name} would write into the prefix")
+                pad = longest - len(plan.prefill_ids) - shared_slots
+                entries.append(Prompted(plan, item, inside, row, row, pad))
     shared: Tallies = {}
     board.touches = prompt_touches(loaded, sources, entries, shared, len(distinct))
-    cache = new_cache(loaded, len(distinct), longest)
-    _, pads = prefill(loaded, [plan.prefill_ids for plan in distinct], cache)
+    rest = [plan.prefill_ids[shared_slots:] for plan in distinct]
+    if start is None:
+        cache = new_cache(loaded, len(distinct), longest)
+    else:
+        assert isinstance(start.prefix.handle, PrefixRun)
+        cache = expanded(loaded, start.prefix.handle, len(distinct), shared_slots, longest - shared_slots)
+    pads = torch.zeros(len(distinct), dtype=torch.int64, device=loaded.device)
+    if longest > shared_slots:
+        _, pads = prefill(loaded, rest, cache, past=shared_slots)
     for key, tally in shared.items():
         tallies[key] = tally.expand(index)
-    return Prefilled(cache, pads, index, longest)
+    return Prefilled(cache, pads, index, longest, shared_slots)
 
 
 def _last_touches(

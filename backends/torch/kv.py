@@ -21,12 +21,14 @@ from backends.torch.sources import Sources
 
 @dataclass(frozen=True)
 class Prefilled:
-    """The prefilled caches of a batch's distinct prompts. row_of: for each row of the batch, its row here."""
+    """The prefilled caches of a batch's distinct prompts. row_of: for each row of the batch, its row here.
+    shared: slots of a common prefix, which stand in front of the padding."""
 
     cache: SlotCache | None
     pads: torch.Tensor
     row_of: torch.Tensor
     length: int
+    shared: int = 0
 
 
 @dataclass(frozen=True)
@@ -127,7 +129,9 @@ def _base_map(
         own = len(plan.prefill_ids)
         if structural is not None and structural.write.align == "whole":
             continue
-        index[row, total - own :] = np.arange(before.length - own, before.length)
+        origin = np.arange(before.length - own, before.length)
+        origin[: before.shared] = np.arange(before.shared)
+        index[row, total - own :] = origin
         chosen[row, total - own :] = True
         if structural is not None and structural.write.rope == "rerotate":
             shift[row, total - own :] = slots[row] - own

@@ -1,0 +1,121 @@
+"""A common beginning of prompts, run once: its cache, and its last token's residual stream at every layer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from backends.contract import BackendError, Start, Write
+from backends.torch.cache import SlotCache
+from backends.torch.forward import call_embedded, new_cache, prefill
+from backends.torch.hooks import Board, Spot, keep_in
+from backends.torch.loading import Loaded
+from backends.torch.sites import find
+
+
+@dataclass(frozen=True)
+class PrefixRun:
+    """keys, values: per layer [kv heads, tokens, width]. residual: resid_pre of the last token, [layers,
+    width]. logits: of the last token [vocabulary]. Never written to."""
+
+    keys: tuple[torch.Tensor, ...]
+    values: tuple[torch.Tensor, ...]
+    residual: torch.Tensor
+    logits: torch.Tensor
+
+
+@torch.inference_mode()
+def run_prefix(loaded: Loaded, board: Board, ids: tuple[int, ...]) -> PrefixRun:
+    """Run a prompt alone, cleanly, and keep what later runs can start from. Raises OutOfMemory."""
+    seen: dict[Spot, torch.Tensor] = {}
+    spots: list[Spot] = [("resid_pre", layer) for layer in range(loaded.info.layers)]
+    cache = new_cache(loaded, 1, len(ids))
+    with board.armed(spots):
+        for spot in spots:
+            board.taps[spot] = keep_in(seen, spot)
+        logits, _ = prefill(loaded, [ids], cache)
+    layers = [cache.slot_layer(layer) for layer in range(loaded.info.layers)]
+    return PrefixRun(
+        keys=tuple(layer.keys[0] for layer in layers if layer.keys is not None),
+        values=tuple(layer.values[0] for layer in layers if layer.values is not None),
+        residual=torch.stack([seen[spot][0, -1].to(loaded.device) for spot in spots]),
+        logits=logits[0, -1],
+    )
+
+
+def expanded(loaded: Loaded, run: PrefixRun, rows: int, taken: int, more: int) -> SlotCache:
+    """A cache of `rows` rows whose first `taken` slots are the prefix's, with room for `more` tokens."""
+    cache = new_cache(loaded, rows, taken + more)
+    for index in range(loaded.info.layers):
+        layer = cache.slot_layer(index)
+        assert layer.keys is not None and layer.values is not None
+        layer.keys[:, :, :taken] = run.keys[index][:, :taken]
+        layer.values[:, :, :taken] = run.values[index][:, :taken]
+        layer.filled = taken
+    return cache
+
+
+def check_start(
+    start: Start, prompts: Sequence[tuple[int, ...]], writes: Sequence[Write], layers: int
+) -> None:
+    """Raises BackendError where rows cannot begin at `start`: another beginning, or a write that acts on
+    what is not computed."""
+    ids = start.prefix.ids
+    if any(prompt[: len(ids)] != ids for prompt in prompts):
+        raise BackendError(f"start: every prompt must begin with the prefix of {len(ids)} tokens")
+    if not 0 <= start.layer < layers:
+        raise BackendError(f"start.layer: expected 0 to {layers - 1}, got {start.layer}")
+    if start.layer == 0:
+        return
+    if any(prompt != ids for prompt in prompts):
+        raise BackendError(
+            "start.layer: every prompt must be the whole prefix, whose last token is started from"
+        )
+    below = sorted({w.name for w in writes if w.site == "kv_cache" or min(w.layers) < start.layer})
+    if below:
+        raise BackendError(
+            f"start.layer {start.layer}: {', '.join(below)} would act below it, or on the cache"
+        )
+
+
+@contextmanager
+def blocks_from(loaded: Loaded, layer: int) -> Iterator[None]:
+    """Let the model run its blocks from `layer` on only; it must be fed that layer's input as embeddings."""
+    parent = find(loaded.model, loaded.layout.blocks.rpartition(".")[0])
+    name = loaded.layout.blocks.rpartition(".")[2]
+    assert parent is not None
+    whole = getattr(parent, name)
+    setattr(parent, name, nn.ModuleList(list(whole)[layer:]))
+    try:
+        yield
+    finally:
+        setattr(parent, name, whole)
+
+
+@torch.inference_mode()
+def last_token_from(
+    loaded: Loaded,
+    run: PrefixRun,
+    layer: int,
+    cache: SlotCache,
+    positions: torch.Tensor,
+    allowed: torch.Tensor,
+) -> torch.Tensor:
+    """Logits [rows, vocabulary] of the prefix's last token, its blocks below `layer` taken from the prefix.
+
+    cache: holds the tokens before it; every layer holds it afterwards, those below with the prefix's own
+    slot.
+    """
+    rows = len(positions)
+    for index in range(layer):
+        cache.slot_layer(index).update(
+            run.keys[index][:, -1:].expand(rows, -1, -1, -1),
+            run.values[index][:, -1:].expand(rows, -1, -1, -1),
+        )
+    embeddings = run.residual[layer].expand(rows, 1, -1)
+    with blocks_from(loaded, layer):
+        return call_embedded(loaded, embeddings, positions, allowed, cache)[:, -1]
