@@ -35,8 +35,8 @@ def main(words: list[str]) -> int:
         print(__doc__, file=sys.stderr)
         return 2
     set_up()
-    module = "runner" if words[0] == "run" else "pytest"
-    return subprocess.call([str(python()), "-m", module, *words[1:]])
+    command = ["runner", *words[1:]] if words[0] == "run" else ["pytest", "-n", "2", *words[1:]]
+    return subprocess.call([str(python()), "-m", *command])
 
 
 def python() -> Path:
