@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import metadata
@@ -13,6 +12,7 @@ from rich.console import Console
 
 from runner import status
 from runner.errors import ConfigurationError, Problem, suggestion
+from runner.failures import complain, crash
 
 HELP = """\
 patchbay: declarative interpretability experiments on language models
@@ -69,28 +69,6 @@ def dispatch(argv: Sequence[str]) -> int:
         return status.INTERRUPTED
     except Exception as error:
         return crash(error)
-
-
-def crash(error: Exception) -> int:
-    """Report what ended a command: a sentence for what a user can act on (status 2), a traceback for a
-    fault of ours."""
-    from analyses.tables import TableError
-    from backends.contract import BackendError
-    from runner.store import StoreError
-
-    if isinstance(error, BackendError | StoreError | TableError):
-        print(f"patchbay: {error}", file=sys.stderr)
-        return status.CONFIGURATION
-    traceback.print_exception(error)
-    print("patchbay: this is a fault of patchbay's, not of your configuration", file=sys.stderr)
-    return status.CRASH
-
-
-def complain(error: ConfigurationError) -> None:
-    count = len(error.problems)
-    print(f"patchbay: {count} mistake{'s' if count != 1 else ''} in the configuration", file=sys.stderr)
-    for problem in error.problems:
-        print(f"  {problem}", file=sys.stderr)
 
 
 def is_subcommand(word: str) -> bool:

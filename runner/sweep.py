@@ -16,9 +16,9 @@ from rich.console import Console
 from rich.table import Table
 
 from runner import status
-from runner.command import complain, crash
 from runner.compose import compose
 from runner.errors import ConfigurationError
+from runner.failures import complain, crash
 from runner.job import RunResult, run_job, worst
 from runner.store import atomic_write
 
