@@ -12,8 +12,9 @@ from analyses.gate import EVERY, Gate
 from analyses.pairs import declared_pairs, pair
 from analyses.receipts import full_precision
 from analyses.tables import conditions_of, ok_rows
-from analyses.wording import count, plural, share
+from analyses.wording import count, listed, plural, share
 
+NO_VALID_TRIALS = "no_valid_trials"
 _KEY = ["stage", "item", "repeat"]
 _SHAPE = ["batch_rows", "batch_length"]
 
@@ -21,6 +22,7 @@ _SHAPE = ["batch_rows", "batch_length"]
 def design_gates(trials: pd.DataFrame, manifest: Mapping[str, Any]) -> list[Gate]:
     """The gates on trials and design, in the order in which a reader needs them."""
     return [
+        *_no_valid_trials(trials, manifest),
         *_failed(trials, manifest),
         *_valid_rate(trials, manifest),
         *_fewer_items(trials, manifest),
@@ -38,6 +40,34 @@ def _baseline(manifest: Mapping[str, Any]) -> str:
 
 def _primary(manifest: Mapping[str, Any]) -> str:
     return str(manifest.get("contrasts", {}).get("primary", "score"))
+
+
+def _no_valid_trials(trials: pd.DataFrame, manifest: Mapping[str, Any]) -> list[Gate]:
+    """Conditions of which every trial ended and none is valid, after one gate for the whole run where that
+    holds of all of them. Trials that may still be valid keep a condition out."""
+    names = conditions_of(trials, manifest)
+    gates = []
+    for condition in names:
+        rows = trials[trials["condition"] == condition]
+        if rows["status"].isin(("ok", "pending")).any():
+            continue
+        if rows.empty:
+            fact = f"{condition} has no trial at all"
+        else:
+            ended = [
+                f"{count(n)} {status}"
+                for status in ("invalid", "failed")
+                if (n := int((rows["status"] == status).sum()))
+            ]
+            fact = (
+                f"none of the {plural(len(rows), 'trial')} of {condition} is valid ({listed(ended)}"
+                f"{_reason(rows)})"
+            )
+        gates.append(Gate(condition, NO_VALID_TRIALS, "fail", f"{fact}: nothing can be said about it."))
+    if len(gates) == len(names):
+        sentence = "No condition has a valid trial: this run shows nothing."
+        gates.insert(0, Gate(EVERY, NO_VALID_TRIALS, "fail", sentence))
+    return gates
 
 
 def _failed(trials: pd.DataFrame, manifest: Mapping[str, Any]) -> list[Gate]:
@@ -62,7 +92,7 @@ def _reason(rows: pd.DataFrame) -> str:
 
 
 def _valid_rate(trials: pd.DataFrame, manifest: Mapping[str, Any]) -> list[Gate]:
-    """Conditions without a valid trial, and those whose share of valid trials is not the baseline's."""
+    """Conditions whose share of valid trials is not the baseline's; those without any have their own gate."""
     rates: dict[str, tuple[int, int]] = {}
     for condition in conditions_of(trials, manifest):
         finished = trials[(trials["condition"] == condition) & (trials["status"] != "pending")]
@@ -70,14 +100,11 @@ def _valid_rate(trials: pd.DataFrame, manifest: Mapping[str, Any]) -> list[Gate]
     reference = rates.get(_baseline(manifest), (0, 0))
     gates = []
     for condition, (valid, ended) in rates.items():
-        if ended == 0:
+        if valid == 0:
             continue
         rows = trials[(trials["condition"] == condition) & (trials["status"] == "invalid")]
         fact = f"{count(valid)} of {plural(ended, 'trial')} of {condition} are valid ({share(valid, ended)})"
-        if valid == 0:
-            sentence = f"{fact}{_reason(rows)}: nothing can be said about it."
-            gates.append(Gate(condition, "valid_rate", "fail", sentence))
-        elif reference[1] and valid * reference[1] != reference[0] * ended:
+        if reference[1] and valid * reference[1] != reference[0] * ended:
             apart = abs(valid / ended - reference[0] / reference[1])
             sentence = (
                 f"{fact}, against {count(reference[0])} of {count(reference[1])} of {_baseline(manifest)}"
@@ -162,25 +189,30 @@ def _unequal_n(trials: pd.DataFrame, manifest: Mapping[str, Any]) -> list[Gate]:
 
 def _sampler(manifest: Mapping[str, Any]) -> list[Gate]:
     """Conditions that sample differently from their baseline: the sampler is then part of the difference."""
-    return _differs(manifest, "sampler", "samples differently from", lambda c: c.get("sampling", {}))
+    verbs = ("samples differently from", "sample differently from")
+    return _differs(manifest, "sampler", verbs, lambda c: c.get("sampling", {}))
 
 
 def _path(manifest: Mapping[str, Any]) -> list[Gate]:
     """Conditions whose forward path differs from the baseline's by more than their writes."""
     fields = ("replay_last_token", "recompute")
-    return _differs(
-        manifest, "path", "takes another path than", lambda c: {f: c[f] for f in fields if f in c}
-    )
+    verbs = ("takes another path than", "take another path than")
+    return _differs(manifest, "path", verbs, lambda c: {f: c[f] for f in fields if f in c})
 
 
 def _differs(
-    manifest: Mapping[str, Any], gate: str, verb: str, read: Callable[[Mapping[str, Any]], Mapping[str, Any]]
+    manifest: Mapping[str, Any],
+    gate: str,
+    verbs: tuple[str, str],
+    read: Callable[[Mapping[str, Any]], Mapping[str, Any]],
 ) -> list[Gate]:
+    """One gate for all conditions that differ from the baseline in the same way, under the first of them.
+    verbs: of one condition, of several."""
     declared, baseline = manifest.get("conditions", {}), _baseline(manifest)
     if baseline not in declared:
         return []
     reference = read(declared[baseline])
-    gates = []
+    alike: dict[str, list[str]] = {}
     for condition, spec in declared.items():
         mine = read(spec)
         changed = [k for k in dict.fromkeys([*mine, *reference]) if mine.get(k) != reference.get(k)]
@@ -188,12 +220,17 @@ def _differs(
             parts = [
                 f"{key} {_word(key, mine.get(key))}, not {_word(key, reference.get(key))}" for key in changed
             ]
-            sentence = (
-                f"{condition} {verb} {baseline} ({'; '.join(parts)}): that is part of what is compared, "
-                "beside the writes."
-            )
-            gates.append(Gate(condition, gate, "warn", sentence))
-    return gates
+            alike.setdefault("; ".join(parts), []).append(condition)
+    return [
+        Gate(
+            names[0],
+            gate,
+            "warn",
+            f"{listed(names)} {verbs[len(names) > 1]} {baseline} ({differences}): that is part of what is "
+            "compared, beside the writes.",
+        )
+        for differences, names in alike.items()
+    ]
 
 
 def _word(key: str, value: Any) -> str:

@@ -8,10 +8,10 @@ from typing import Any
 import pandas as pd
 
 from analyses import design_gates, identical, write_gates
-from analyses.gate import VERDICTS, Gate
+from analyses.gate import EVERY, VERDICTS, Gate
 from analyses.receipts import receipts
 
-__all__ = ["Gate", "all_gates", "blocking", "result_gates"]
+__all__ = ["Gate", "all_gates", "blocking", "result_gates", "unusable"]
 
 _INERT = ("inert", "shadowed")
 
@@ -19,9 +19,9 @@ _INERT = ("inert", "shadowed")
 def result_gates(trials: pd.DataFrame, manifest: Mapping[str, Any]) -> list[Gate]:
     """Every gate that table and manifest call for: failures first, then warnings, then what was expected.
 
-    `inert`, `shadowed`, `partial`, `keys_ahead`, `expect` judge the writes; `identical` the outputs;
-    `failed`, `valid_rate`, `fewer_items`, `reused_items`, `unequal_n`, `sampler`, `path`, `batch_shapes`
-    the design.
+    `inert`, `shadowed`, `partial`, `keys_ahead`, `expect` judge the writes; `identical` the
+    outputs; `no_valid_trials`, `failed`, `valid_rate`, `fewer_items`, `reused_items`, `unequal_n`, `sampler`,
+    `path`, `batch_shapes` the design.
     """
     found = [
         *write_gates.write_gates(receipts(trials, manifest), trials, manifest),
@@ -50,6 +50,11 @@ def blocking(gates: Iterable[Gate], allow_inert: bool | None) -> bool:
         return False
     verdicts = ("fail", "expected") if allow_inert is False else ("fail",)
     return any(gate.gate in _INERT and gate.verdict in verdicts for gate in gates)
+
+
+def unusable(gates: Iterable[Gate]) -> bool:
+    """Whether no condition has a valid trial: such a run is not done, whatever else it says."""
+    return any(gate.gate == design_gates.NO_VALID_TRIALS and gate.condition == EVERY for gate in gates)
 
 
 def _sorted(gates: list[Gate]) -> list[Gate]:

@@ -15,6 +15,7 @@ RECEIPT_COLUMNS: Mapping[str, pa.DataType] = {
     "asked_prefill": pa.int64(),
     "asked_decode": pa.int64(),
     "positions_shadowed": pa.int64(),
+    "decode_shadowed": pa.int64(),
     "keys_ahead": pa.int64(),
     "logit_change": pa.float64(),
 }
@@ -103,5 +104,6 @@ def _receipts(
             for condition, r in zip(conditions, rows, strict=True)
         ]
         for name, kind in RECEIPT_COLUMNS.items():
-            columns[f"{write}.{name}"] = pa.array([None if m is None else m[name] for m in mine], kind)
+            values = [None if m is None else m[name] for m in mine]
+            columns[f"{write}.{name}"] = pa.array(values, kind)
     return columns

@@ -13,7 +13,8 @@ _APART = ("markers", "bonus", "strict", "perplexity")
 def to_markdown(summary: Mapping[str, Any]) -> str:
     """The summary as Markdown; every figure comes from the mapping that `summarise` returns."""
     experiment = summary["experiment"]
-    lines = [f"# {experiment.get('name', 'experiment')}", ""]
+    unfinished = f" ({summary['unfinished']})" if summary["unfinished"] else ""
+    lines = [f"# {experiment.get('name', 'experiment')}{unfinished}", ""]
     if experiment.get("question"):
         lines += [str(experiment["question"]), ""]
     lines += [_about(summary), ""]
@@ -150,7 +151,7 @@ def _receipts(summary: Mapping[str, Any]) -> list[str]:
                 f"`{each['condition']}`",
                 f"`{each['write']}`",
                 *(f"{count(each['written'][k])} / {count(each['asked'][k])}" for k in ("prefill", "decode")),
-                count(each["shadowed"]),
+                count(sum(each["shadowed"].values())),
                 measured,
             ]
         )

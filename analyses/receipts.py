@@ -18,10 +18,12 @@ _FULL = ("float32", "float64")
 
 @dataclass(frozen=True)
 class Receipt:
-    """One write of one condition over its `trials` valid trials. `asked` and `written` are positions by
-    phase, summed; `relative_change` is the mean over trials of |new - old| / |old| at the written positions
-    (None: nothing written, or no old tensor); `logit_change` stands in for it where there is no old tensor.
-    `phases` are those in which the write was asked to act."""
+    """One write of one condition over its `trials` valid trials. `asked`, `written` and `shadowed` (written,
+    but overwritten later) are positions by phase, summed; `held_over` counts decode positions that got the
+    last row of a donor generation that had already ended, in `trials_held` trials. `relative_change` is the
+    mean over trials of |new - old| / |old| at the written positions (None: nothing written, or no old
+    tensor); `logit_change` stands in for it where there is no old tensor. `phases` are those in which the
+    write was asked to act."""
 
     condition: str
     write: str
@@ -30,7 +32,7 @@ class Receipt:
     phases: tuple[str, ...]
     asked: Mapping[str, int]
     written: Mapping[str, int]
-    shadowed: int
+    shadowed: Mapping[str, int]
     keys_ahead: int
     trials_ahead: int
     relative_change: float | None
@@ -45,6 +47,16 @@ class Receipt:
     def total(self) -> int:
         """Positions written in all phases."""
         return sum(self.written.values())
+
+    @property
+    def guard(self) -> int | None:
+        """The published guard `min_positions`; one position or more is none."""
+        minimum = self.spec.get("min_positions")
+        return None if minimum is None or minimum <= 1 else int(minimum)
+
+    def live(self, phase: str) -> int:
+        """Positions written in a phase that no later write overwrote."""
+        return max(0, self.written[phase] - self.shadowed[phase])
 
     @property
     def change(self) -> float | None:
@@ -93,7 +105,7 @@ def _receipt(condition: str, write: str, spec: Mapping[str, Any], rows: pd.DataF
         phases=tuple(phases),
         asked=asked,
         written={phase: total(f"positions_{phase}") for phase in PHASES},
-        shadowed=total("positions_shadowed"),
+        shadowed={"prefill": total("positions_shadowed"), "decode": total("decode_shadowed")},
         keys_ahead=total("keys_ahead"),
         trials_ahead=int((ahead > 0).sum()),
         relative_change=_mean(_numbers(rows, f"{write}.relative_change")),

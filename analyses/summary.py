@@ -20,6 +20,7 @@ from analyses.published import published_rows
 from analyses.receipts import Receipt, receipts
 from analyses.statistics import describe
 from analyses.tables import SCORES, Run, conditions_of, ok_rows, value_columns
+from analyses.wording import count, plural
 
 Summary = dict[str, Any]
 
@@ -28,7 +29,8 @@ def summarise(run: Run) -> Summary:
     """Everything that the reports show, as plain JSON values: no NaN, no infinity (both become null).
 
     `conditions` maps each name to its counts, words and one description per readout; `contrasts`, `gates` and
-    `receipts` are lists; `published` is null or the block with the figures of this run computed the same way.
+    `receipts` are lists; `published` is null or the block with the figures of this run computed the same way;
+    `unfinished` is null or one sentence on the trials that have not ended.
     """
     trials, manifest = run.trials, run.manifest
     experiment = manifest.get("experiment", {})
@@ -37,6 +39,7 @@ def summarise(run: Run) -> Summary:
     summary = {
         "experiment": dict(experiment),
         "status": manifest.get("status"),
+        "unfinished": _unfinished(trials, manifest),
         "model": manifest.get("model"),
         "dtype": manifest.get("dtype"),
         "primary": options.get("primary", "score"),
@@ -131,7 +134,7 @@ def _receipt(each: Receipt) -> dict[str, Any]:
         "phases": list(each.phases),
         "asked": dict(each.asked),
         "written": dict(each.written),
-        "shadowed": each.shadowed,
+        "shadowed": dict(each.shadowed),
         "keys_ahead": each.keys_ahead,
         "relative_change": each.relative_change,
         "logit_change": each.logit_change,
@@ -151,6 +154,18 @@ def _published(trials: pd.DataFrame, manifest: Mapping[str, Any]) -> dict[str, A
         "this_run": {name: asdict(test) for name, test in against.items()},
         "between_arms": [{"condition": a, "against": b, **asdict(test)} for (a, b), test in arms.items()],
     }
+
+
+def _unfinished(trials: pd.DataFrame, manifest: Mapping[str, Any]) -> str | None:
+    """What a reader of a run with pending trials must know first."""
+    pending = int((trials["status"] == "pending").sum())
+    if pending == 0:
+        return None
+    status = manifest.get("status")
+    word = (
+        "interrupted" if status == "interrupted" else "still running" if status == "running" else "unfinished"
+    )
+    return f"{word}, {count(pending)} of {plural(len(trials), 'trial')} pending"
 
 
 def _prompts(trials: pd.DataFrame, manifest: Mapping[str, Any]) -> dict[str, Any]:

@@ -24,6 +24,9 @@ def print_summary(console: Console, summary: Mapping[str, Any]) -> None:
     """Print conditions, contrasts and gates of a summary; no line is wider than 110 columns or the
     terminal."""
     width = min(WIDTH, console.width)
+    if summary["unfinished"]:
+        name = summary["experiment"].get("name", "This run")
+        console.print(Text(f"{name}: {summary['unfinished']}", style=_STYLES["fail"]), width=width)
     if width >= _WIDE:
         console.print(_conditions(summary, main=True, apart=True), width=width)
     else:

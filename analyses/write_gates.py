@@ -1,5 +1,5 @@
 """Whether a write did what it was asked to do: inert, shadowed, partial, expectation, keys ahead of the
-query."""
+query, a donor that ended first."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import pandas as pd
 
 from analyses.gate import Gate
 from analyses.identical import output_of
+from analyses.partial import partial_gates
 from analyses.receipts import Receipt, full_precision
 from analyses.tables import ok_rows
 from analyses.wording import count, listed, plural, small
@@ -31,35 +32,35 @@ def write_gates(found: Sequence[Receipt], trials: pd.DataFrame, manifest: Mappin
         else:
             gates += _inert(receipt, full, expected == "inert")
         gates += _keys_ahead(receipt)
-    return gates
+    # A write that is expected to be inert explains its own gaps.
+    return gates + partial_gates([each for each in found if each.spec.get("expect") != "inert"])
 
 
 def _inert(receipt: Receipt, full: bool, expected: bool) -> list[Gate]:
     dead = [sentence for phase in receipt.phases if (sentence := _never_fired(receipt, phase))]
     hidden = _shadowed(receipt)
     unchanged = _unchanged(receipt, INERT_FULL if full else INERT_LOW)
-    wholly = (
-        not receipt.phases or len(dead) == len(receipt.phases) or bool(unchanged) or _wholly_shadowed(receipt)
-    )
+    lost = all(receipt.live(phase) == 0 for phase in receipt.phases)
     if expected:
-        if not wholly:
+        if not lost and not unchanged:
             fired = f"{_written(receipt)}, relative change {small(receipt.change)}"
             sentence = f"{receipt.name} was expected to be inert and is not: {fired}."
             return [Gate(receipt.condition, "expect", "fail", sentence)]
-        sentences = [*dead, *hidden, *unchanged] or [f"{receipt.name} was asked nothing."]
+        sentences = [*dead, *hidden.values(), *unchanged] or [f"{receipt.name} was asked nothing."]
         # Which phase fired does not matter to a write that is inert as a whole.
         name = "shadowed" if hidden and not dead else "inert"
         return [Gate(receipt.condition, name, "expected", _as_expected(sentences[0]))]
     gates = [Gate(receipt.condition, "inert", "fail", sentence) for sentence in dead]
-    verdict = "fail" if _prefill_shadowed(receipt) else "warn"
-    gates += [Gate(receipt.condition, "shadowed", verdict, sentence) for sentence in hidden]
-    if receipt.total > 0 and not _wholly_shadowed(receipt):
+    for phase, sentence in hidden.items():
+        verdict = "warn" if receipt.live(phase) else "fail"
+        gates.append(Gate(receipt.condition, "shadowed", verdict, sentence))
+    if receipt.total > 0 and not lost:
         gates += [Gate(receipt.condition, "inert", "fail", sentence) for sentence in unchanged]
         if receipt.change is None:
             why = "its relative change" if receipt.spec.get("has_old", True) else "the logits beside it"
             sentence = f"{receipt.name} wrote {_written(receipt)}, but {why} was not measured: not judged."
             gates.append(Gate(receipt.condition, "inert", "warn", sentence))
-    return gates + _partial(receipt)
+    return gates
 
 
 def _noop(receipt: Receipt, full: bool, trials: pd.DataFrame, manifest: Mapping[str, Any]) -> list[Gate]:
@@ -67,6 +68,10 @@ def _noop(receipt: Receipt, full: bool, trials: pd.DataFrame, manifest: Mapping[
     if dead:
         more = " It was expected to fire and to change nothing."
         return [Gate(receipt.condition, "inert", "fail", sentence + more) for sentence in dead]
+    hidden = {p: sentence for p, sentence in _shadowed(receipt).items() if receipt.live(p) == 0}
+    if hidden:
+        more = " A write of which nothing remains cannot show that it changes nothing."
+        return [Gate(receipt.condition, "shadowed", "fail", sentence + more) for sentence in hidden.values()]
     if receipt.change is None:
         sentence = f"{receipt.name} was expected to change nothing, but its change was not measured."
         return [Gate(receipt.condition, "expect", "warn", sentence)]
@@ -80,7 +85,7 @@ def _noop(receipt: Receipt, full: bool, trials: pd.DataFrame, manifest: Mapping[
         return [Gate(receipt.condition, "expect", "fail", sentence)]
     same = _same_outputs(receipt.condition, trials, manifest)
     sentence = f"{receipt.name} fired and changed nothing, as expected: {measured}{same}."
-    return [Gate(receipt.condition, "expect", "expected", sentence), *_partial(receipt)]
+    return [Gate(receipt.condition, "expect", "expected", sentence)]
 
 
 def _never_fired(receipt: Receipt, phase: str) -> str:
@@ -95,17 +100,11 @@ def _never_fired(receipt: Receipt, phase: str) -> str:
 
 
 def _guard(receipt: Receipt, phase: str) -> str:
-    minimum = _minimum(receipt)
+    minimum = receipt.guard
     if minimum is None:
         return ""
     has = "decode has 1" if phase == "decode" else "prefill has as many as the prompt"
     return f" It fires only on outputs of >= {minimum} positions; {has}."
-
-
-def _minimum(receipt: Receipt) -> int | None:
-    """The guard of a write; one position or more is none."""
-    minimum = receipt.spec.get("min_positions")
-    return None if minimum is None or minimum <= 1 else int(minimum)
 
 
 def _unchanged(receipt: Receipt, limit: float) -> list[str]:
@@ -118,47 +117,25 @@ def _unchanged(receipt: Receipt, limit: float) -> list[str]:
     ]
 
 
-def _prefill_shadowed(receipt: Receipt) -> bool:
-    return receipt.shadowed > 0 and receipt.shadowed >= receipt.written["prefill"]
-
-
-def _wholly_shadowed(receipt: Receipt) -> bool:
-    return receipt.shadowed > 0 and receipt.shadowed >= receipt.total
-
-
-def _shadowed(receipt: Receipt) -> list[str]:
-    if receipt.shadowed == 0:
-        return []
-    whole = count(receipt.written["prefill"])
-    which = f"all {whole}" if _prefill_shadowed(receipt) else f"{count(receipt.shadowed)} of {whole}"
-    rest = ""
-    if _wholly_shadowed(receipt):
-        rest = " Nothing that it wrote remained, so it counts as inert."
-    elif _prefill_shadowed(receipt):
-        rest = " It counts as inert in prefill."
-    return [f"{receipt.name} is shadowed: {which} positions written in prefill were overwritten later.{rest}"]
-
-
-def _partial(receipt: Receipt) -> list[Gate]:
-    gates = []
+def _shadowed(receipt: Receipt) -> dict[str, str]:
+    """Per phase in which positions were overwritten, the sentence."""
+    rest = {phase: receipt.live(phase) for phase in receipt.phases}
+    found = {}
     for phase in receipt.phases:
-        asked, written = receipt.asked[phase], receipt.written[phase]
-        if 0 < written < asked:
-            part = f"{count(written)} of {plural(asked, 'position')} asked were written"
-            sentence = f"{receipt.name} fired in part in {phase}: {part}; {_reason(receipt)}."
-            gates.append(Gate(receipt.condition, "partial", "warn", sentence))
-    return gates
-
-
-def _reason(receipt: Receipt) -> str:
-    minimum, window = _minimum(receipt), str(receipt.spec.get("positions", "all"))
-    if minimum is not None:
-        return f"it acts only on outputs of at least {minimum} positions"
-    if receipt.spec.get("site") == "kv_cache":
-        return "the shorter of donor and target decides how many slots are replaced"
-    if window != "all":
-        return f"some prompts are shorter than the window {window}"
-    return "the source has fewer positions than the target in some items"
+        lost, whole = receipt.shadowed[phase], receipt.written[phase]
+        if lost == 0 or whole == 0:
+            continue
+        which = f"{count(lost)} of {count(whole)}" if rest[phase] else f"all {count(whole)}"
+        how = "later" if phase == "prefill" else "by a later write of the same step"
+        end = ""
+        if not any(rest.values()):
+            end = " Nothing that it wrote remained, so it counts as inert."
+        elif not rest[phase]:
+            end = f" It counts as inert in {phase}."
+        found[phase] = (
+            f"{receipt.name} is shadowed: {which} positions written in {phase} were overwritten {how}.{end}"
+        )
+    return found
 
 
 def _keys_ahead(receipt: Receipt) -> list[Gate]:

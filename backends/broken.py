@@ -9,7 +9,9 @@ def explain_broken(source: ModelSource, what: str, error: Exception) -> str:
     """One sentence for weights or a tokenizer that do not load: a corrupt file, or the first line of the
     error."""
     low = str(error).lower()
-    if type(error).__name__ == "SafetensorError" or "safetensor" in low or "header" in low:
+    if "no file named" in low:
+        return f"model '{source.name}': there are no {what} in {source.path}: {first_line(error)}"
+    if type(error).__name__ == "SafetensorError" or "header" in low or "incomplete" in low:
         return f"model '{source.name}': the {what} in {source.path} are corrupt: {first_line(error)}"
     return f"model '{source.name}': the {what} in {source.path} could not be loaded: {first_line(error)}"
 

@@ -180,10 +180,10 @@ class Receipt:
 
     positions are counted once per forward and position, whatever the number of layers (a write at 9 layers
     and 16 positions counts 16). relative_change: mean over layers and written positions of |new - old| /
-    |old|; None where nothing was written or no old tensor exists. shadowed: prefill positions whose result
-    a later write wholly overwrites. keys_ahead: copied keys whose rotary position lies after that of the
-    first query. logit_change: for writes without an old tensor, |new - old| / |old| of the first new
-    token's logits against the same tokens without the kv write.
+    |old|; None where nothing was written or no old tensor exists. shadowed, decode_shadowed: positions whose
+    result a later write wholly overwrites. keys_ahead: copied keys whose rotary position lies after that of
+    the first query. logit_change: for writes without an old tensor, |new - old| / |old| of the first new
+    token's logits against the same tokens, other writes included, without the kv write.
     """
 
     asked_prefill: int = 0
@@ -192,6 +192,7 @@ class Receipt:
     positions_decode: int = 0
     relative_change: float | None = None
     shadowed: int = 0
+    decode_shadowed: int = 0
     keys_ahead: int = 0
     logit_change: float | None = None
 
@@ -296,6 +297,10 @@ class Backend(Protocol):
 
     @property
     def footprint(self) -> Footprint: ...
+
+    def check(self, writes: Sequence[Write]) -> None:
+        """Raises BackendError, before anything runs, for a write that this model cannot take."""
+        ...
 
     def prefix(self, ids: tuple[int, ...]) -> Prefix:
         """Run a common beginning of prompts once."""

@@ -67,6 +67,11 @@ def plan_row(row: Row) -> RowPlan:
         raise PositionError("the prompt has no tokens")
     prefill_ids = row.ids if row.replay_last_token else row.ids[:-1]
     plans = tuple(_plan_write(row, write, len(prefill_ids)) for write in row.writes)
+    caches = [plan for plan in plans if plan.slots is not None]
+    if len(caches) > 1 and any(not plan.write.has_old for plan in caches):
+        raise PositionError(
+            "a kv_cache write of align whole or concat stands alone: its slots are another cache's"
+        )
     if row.recompute and any(p.slots is not None for p in plans):
         raise PositionError("kv_cache writes need a cache; recompute has none")
     structural = next((p for p in plans if not p.write.has_old), None)
@@ -110,11 +115,18 @@ def _plan_write(row: Row, write: Write, slots: int) -> WritePlan:
             first = write.positions.kind == "first"
             target = target[:count] if first else target[len(target) - count :]
             drawn = drawn[:count] if first else drawn[len(drawn) - count :]
-        if length >= write.min_positions:
-            prefill = Pairs(target, drawn)
+        prefill = Pairs(target, drawn).where(_long_enough(row, write, target, slots))
     if write.during in ("decode", "both") and order is not None:
         window = _window(row, write, order)
     return WritePlan(write, source, asked, prefill, window)
+
+
+def _long_enough(row: Row, write: Write, target: np.ndarray, prefilled: int) -> np.ndarray:
+    """Which positions come out of a forward with at least `min_positions` outputs: the prefill has
+    `prefilled`, the last prompt token is fed alone; without a cache the whole prompt is one forward."""
+    if row.recompute:
+        return np.full(len(target), len(row.ids) >= write.min_positions)
+    return np.where(target < prefilled, prefilled >= write.min_positions, write.min_positions <= 1)
 
 
 def _window(row: Row, write: Write, order: np.ndarray) -> np.ndarray:
@@ -177,24 +189,79 @@ def keys_ahead(plan: RowPlan, item: WritePlan) -> int:
     return int((item.slots.source > plan.slots).sum())
 
 
-def shadowed(plan: RowPlan, layers: int) -> dict[str, int]:
-    """Per write, the prefill positions whose every trace in the cache a later write overwrites.
+@dataclass(frozen=True)
+class Shadow:
+    """Positions of a write that a later one wholly overwrites: prompt positions, and whether every decode
+    step."""
+
+    prefill: int = 0
+    decode: bool = False
+
+
+def shadowed(plan: RowPlan, layers: int) -> dict[str, Shadow]:
+    """What later writes leave nothing of, per write: later in rank on the same tensor, or in the cache."""
+    gone = {item.write.name: _overwritten(plan, item) for item in plan.writes}
+    for name, targets in _lost_in_cache(plan, layers).items():
+        gone[name] |= targets
+    decode = {item.write.name: _decode_overwritten(plan, item.write) for item in plan.writes}
+    return {name: Shadow(len(targets), decode[name]) for name, targets in gone.items()}
+
+
+def _later(plan: RowPlan, write: Write) -> list[WritePlan]:
+    """Writes at the same site that come after this one and leave nothing of what they cover."""
+    return [
+        item
+        for item in plan.writes
+        if item.write.site == write.site
+        and item.write.order > write.order
+        and item.write.op != "add"
+        and (item.write.heads is None or item.write.heads == write.heads)
+    ]
+
+
+def _overwritten(plan: RowPlan, item: WritePlan) -> set[int]:
+    if item.prefill is None:
+        return set()
+    left = set(item.prefill.target.tolist())
+    for layer in item.write.layers:
+        covered: set[int] = set()
+        for other in _later(plan, item.write):
+            if other.prefill is not None and layer in other.write.layers:
+                covered |= set(other.prefill.target.tolist())
+        left &= covered
+    return left
+
+
+def _decode_overwritten(plan: RowPlan, write: Write) -> bool:
+    if write.during == "prefill" or write.hold == "sliding":
+        return False
+    acting = [
+        item.write
+        for item in _later(plan, write)
+        if item.write.during != "prefill" and item.write.hold != "lockstep" and item.write.min_positions <= 1
+    ]
+    return all(any(layer in other.layers for other in acting) for layer in write.layers)
+
+
+def _lost_in_cache(plan: RowPlan, layers: int) -> dict[str, set[int]]:
+    """Per write, the prefill positions whose every trace in the cache a kv_cache write overwrites.
 
     A write at layer l and position p < slots is read later only through keys and values at positions >= p:
     at layer l itself (k_proj, v_proj, resid_pre) and at all layers above. kv_cache writes shadow earlier
-    kv_cache writes slot by slot.
+    ones slot by slot.
     """
-    kv = [
-        w
-        for w in sorted(plan.kv, key=lambda w: w.write.order)
-        if w.write.op != "add" and w.write.heads is None
-    ]
-    out: dict[str, int] = {}
-    if not kv or plan.structural is not None:
-        if plan.structural is not None and plan.structural.write.align == "whole":
+    out: dict[str, set[int]] = {}
+    if plan.structural is not None:
+        if plan.structural.write.align == "whole":
             for item in plan.writes:
                 if item.prefill is not None:
-                    out[item.write.name] = int((item.prefill.target < len(plan.prefill_ids)).sum())
+                    out[item.write.name] = {
+                        t for t in item.prefill.target.tolist() if t < len(plan.prefill_ids)
+                    }
+        return out
+    ranked = sorted(plan.kv, key=lambda w: w.write.order)
+    kv = [w for w in ranked if w.write.op != "add" and w.write.heads is None]
+    if not kv:
         return out
     slots = plan.slots
     covered = {part: np.zeros((layers, slots), dtype=bool) for part in ("keys", "values")}
@@ -203,8 +270,7 @@ def shadowed(plan: RowPlan, layers: int) -> dict[str, int]:
         parts = ("keys", "values") if item.write.part == "both" else (item.write.part,)
         mine = np.ix_(np.array(item.write.layers), item.slots.target)
         hidden = np.all([covered[part][mine].all(axis=0) for part in parts], axis=0)
-        if hidden.any():
-            out[item.write.name] = int(hidden.sum())
+        out[item.write.name] = set(item.slots.target[hidden].tolist())
         for part in parts:
             covered[part][mine] = True
     both = covered["keys"] & covered["values"]
@@ -222,7 +288,7 @@ def shadowed(plan: RowPlan, layers: int) -> dict[str, int]:
                 gone &= covered["keys" if item.write.site == "k_proj" else "values"][layer][target]
             elif item.write.site == "resid_pre":
                 gone &= both[layer][target]
-        out[item.write.name] = int(gone.sum())
+        out[item.write.name] = set(target[gone].tolist())
     return out
 
 

@@ -115,6 +115,8 @@ def _read_line(where: str, line: bytes) -> Prompt | list[Problem]:
         ]
     except json.JSONDecodeError as error:
         return [Problem(where, "", f"expected one JSON object a line: {error.msg} at column {error.colno}")]
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits, lists within lists
+        return [Problem(where, "", f"expected one JSON object a line: {error}")]
     if not isinstance(value, dict):
         return [Problem(where, "", "expected a JSON object with id, group and text")]
     problems = []
@@ -128,6 +130,10 @@ def _read_line(where: str, line: bytes) -> Prompt | list[Problem]:
             problems.append(Problem(where, key, f"expected a text, got {value[key]!r}"))
         elif not value[key].strip():
             problems.append(Problem(where, key, "expected a text that is not empty"))
+        else:
+            message = _not_encodable(value[key])
+            if message is not None:
+                problems.append(Problem(where, key, message))
     for key, kind in _OPTIONAL.items():
         if key in value and (
             not isinstance(value[key], kind) or isinstance(value[key], bool) or value[key] < 1
@@ -137,10 +143,23 @@ def _read_line(where: str, line: bytes) -> Prompt | list[Problem]:
     for key in value:
         if key not in known:
             message = f"unknown key; a prompt has {listed(known)}{suggestion(key, known)}"
-            problems.append(Problem(where, key, message))
+            shown = key.encode("utf-8", "backslashreplace").decode("utf-8")
+            problems.append(Problem(where, shown, message))
     if problems:
         return problems
     return Prompt(value["id"], value["group"], value["text"], value.get("tokens"))
+
+
+def _not_encodable(text: str) -> str | None:
+    """JSON can escape half of a surrogate pair (`\\ud83d`), which is no character and no tokenizer reads."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        return (
+            "expected text that UTF-8 can hold, got half of a surrogate pair "
+            f"(\\u{ord(text[error.start]):04x}) as character {error.start + 1}"
+        )
+    return None
 
 
 def _unknown_group(bank: Bank, group: str) -> Problem:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
@@ -16,9 +17,10 @@ from runner.errors import ConfigurationError, Problem, listed
 from runner.local_model import with_local_files
 from runner.pairing import choose, read_banks
 from runner.provenance import COMMAND_LINE
-from runner.spec import Spec
+from runner.spec import RESERVED, ExperimentSpec, Spec
 
 Key = tuple[str | int, ...]
+_FIRST_LINE = "# @package _global_"
 _ROUNDS = 50  # each takes at least one wrong value out
 
 # Required values on which no other check depends: with one of these in place of a wrong one, the rest is
@@ -33,6 +35,7 @@ _STAND_INS: Mapping[Key, object] = {
     ("backend", "name"): "torch",
     ("launch", "name"): "local",
 }
+_STAGE_STAND_INS: Mapping[object, object] = {"kind": "measure", "conditions": {}}
 
 
 def check(composed: Composed) -> Spec:
@@ -43,17 +46,20 @@ def check(composed: Composed) -> Spec:
     JSONL files only; no model library is loaded.
     """
     report = _Report(composed)
-    report.problems += composed.problems
     mapping = copy.deepcopy(composed.mapping)
     _take_out(mapping, [tuple(problem.key.split(".")) for problem in composed.problems])
+    misplaced = _misplaced(composed)
+    if misplaced:
+        raise ConfigurationError(misplaced)
     if not any(composed.mapping.get(key) for key in ("conditions", "stages")) and not report.problems:
         known = options("experiment", composed.folders)
         message = f"expected an experiment; add +experiment=NAME, one of {listed(known)}"
         raise ConfigurationError([Problem(COMMAND_LINE, "experiment", message)])
+    damaged = {part for problem in composed.problems for part in _written_part(tuple(problem.key.split(".")))}
     _prepare(mapping, report)
-    spec, damaged = _validated(mapping, report)
+    spec = _validated(mapping, report, damaged)
     if spec is not None:
-        for found in inconsistencies(spec, damaged):
+        for found in inconsistencies(spec, frozenset(damaged)):
             report.inconsistent(found)
         _banks(spec, composed, report)
     if report.problems:
@@ -62,11 +68,37 @@ def check(composed: Composed) -> Spec:
     return spec
 
 
+def _misplaced(composed: Composed) -> list[Problem]:
+    """Experiment files whose keys do not reach the root, where everything is looked for."""
+    chosen = composed.mapping.get("experiment")
+    keys = set(chosen) - set(ExperimentSpec.model_fields) if isinstance(chosen, dict) else set()
+    if any(composed.mapping.get(key) for key in ("conditions", "stages")) and not keys & set(
+        Spec.model_fields
+    ):
+        return []
+    problems = []
+    for file in composed.origins.files:
+        if not any(file.path.is_relative_to(folder / "experiment") for folder in composed.folders):
+            continue
+        if not isinstance(file.content, dict):
+            message = "expected an experiment (a mapping of keys), got " + (
+                "an empty file" if file.content is None else repr(file.content)
+            )
+            problems.append(Problem(str(file.path), "", message))
+        elif file.package[:1] == ("experiment",) and set(file.content) & set(Spec.model_fields):
+            message = (
+                f"expected '{_FIRST_LINE}' as the first line; without it all keys of the file come under "
+                f"{'.'.join(file.package)}, where nothing reads them"
+            )
+            problems.append(Problem(f"{file.path}:1", "", message))
+    return problems
+
+
 def resolved_mapping(composed: Composed) -> dict[str, Any]:
     """The configuration as it is recorded and hashed: composed, with what a local model's files declare."""
     mapping = copy.deepcopy(composed.mapping)
     if isinstance(mapping.get("model"), dict):
-        mapping["model"], _ = with_local_files(mapping["model"])
+        mapping["model"] = with_local_files(mapping["model"]).mapping
     return mapping
 
 
@@ -75,16 +107,27 @@ class _Report:
 
     def __init__(self, composed: Composed) -> None:
         self._composed = composed
-        self.problems: list[Problem] = []
+        self.problems: list[Problem] = [*composed.problems, *composed.misread]
+        self._keys = {problem.key for problem in self.problems}  # as the configuration calls them
+        self.read_from: Mapping[str, tuple[Path, str]] = {}  # keys of the model that another file gave
 
     def add(self, key: Key, message: str) -> None:
+        self._keys.add(".".join(map(str, key)))
+        if len(key) == 2 and key[0] == "model" and key[1] in self.read_from:
+            file, name = self.read_from[str(key[1])]
+            self.problems.append(Problem(str(file), name, message.partition("; YAML reads")[0]))
+            return
         written = tuple(str(part).partition("[")[0] if isinstance(part, str) else part for part in key)
         self.problems.append(Problem(self._composed.origin(written), ".".join(map(str, key)), message))
 
     def inconsistent(self, found: Inconsistency) -> None:
-        key = ".".join(map(str, found.key))
-        if not any(_same_line(key, problem.key) for problem in self.problems):
+        rests_on = [".".join(map(str, key)) for key in (found.key, *found.rests_on)]
+        if not any(_same_line(key, told) for key in rests_on for told in self._keys):
             self.add(found.key, found.message)
+
+    def told(self, key: str) -> bool:
+        """Whether something has been said of the key or of what is below it."""
+        return any(told == key or told.startswith(f"{key}.") for told in self._keys)
 
 
 def _same_line(one: str, other: str) -> bool:
@@ -94,8 +137,9 @@ def _same_line(one: str, other: str) -> bool:
 def _prepare(mapping: dict[str, Any], report: _Report) -> None:
     """Bring a mapping into the form of `Spec`: local model filled in, bodies split, grids expanded."""
     if isinstance(mapping.get("model"), dict):
-        mapping["model"], mismatches = with_local_files(mapping["model"])
-        for mismatch in mismatches:
+        local = with_local_files(mapping["model"])
+        mapping["model"], report.read_from = local.mapping, local.read_from
+        for mismatch in local.mismatches:
             report.add(("model", mismatch.key), mismatch.message)
     stages = mapping.get("stages")
     if isinstance(stages, dict) and stages:
@@ -118,13 +162,12 @@ def _split(conditions: Mapping[str, Any], prefix: Key, report: _Report) -> dict[
     return bodies
 
 
-def _validated(mapping: dict[str, Any], report: _Report) -> tuple[Spec | None, frozenset[Key]]:
+def _validated(mapping: dict[str, Any], report: _Report, damaged: set[Key]) -> Spec | None:
     """A Spec, if need be of what is left when wrong values are taken out, so that the rest is checked as
-    well."""
-    damaged: set[Key] = set()
+    well. damaged: takes up the conditions and writes from which something was taken."""
     for _ in range(_ROUNDS):
         try:
-            return Spec.model_validate(mapping), frozenset(damaged)
+            return Spec.model_validate(mapping)
         except ValidationError as error:
             details = error.errors(include_url=False)
         by_path: dict[Key, list[Any]] = {}
@@ -133,21 +176,37 @@ def _validated(mapping: dict[str, Any], report: _Report) -> tuple[Spec | None, f
         for path, found in by_path.items():
             written = tuple(part for index, part in enumerate(path) if not _is_ours(path, index))
             key = ".".join(map(str, written))
-            if not any(key == problem.key for problem in report.problems):
+            unknown = any(detail["type"] == "extra_forbidden" for detail in found)
+            if unknown or not report.told(key):
                 report.add(written, complaint(path, found, mapping))
             damaged.update(_condition_part(path))
         removable = []
         for path, found in by_path.items():
-            if len(path) > 3 and path[-1] == "site" and path[-3] == "writes":
-                _at(mapping, path[:-1])["site"] = "resid_pre"  # so that the write's other fields are checked
-            elif path in _STAND_INS:
-                mapping[str(path[0])][path[1]] = _STAND_INS[path]
-            else:
+            if not _stood_in(mapping, path):
                 removable.append(path[:-1] if all(detail["type"] == "missing" for detail in found) else path)
         if not all(_optional(path) for path in removable):
-            return None, frozenset(damaged)
+            return None
         _take_out(mapping, removable)
-    return None, frozenset(damaged)
+    return None
+
+
+def _stood_in(mapping: dict[str, Any], path: Key) -> bool:
+    """Put something sound in place of a wrong value, where the rest can be checked with it; False where
+    nothing would do."""
+    if path in _STAND_INS:
+        _at(mapping, path[:-1])[path[-1]] = _STAND_INS[path]
+    elif len(path) > 3 and path[-1] == "site" and path[-3] == "writes":
+        _at(mapping, path[:-1])["site"] = "resid_pre"  # so that the write's other fields are checked
+    elif len(path) == 3 and path[0] == "stages" and path[2] in _STAGE_STAND_INS:
+        _at(mapping, path[:-1])[path[2]] = copy.copy(_STAGE_STAND_INS[path[2]])
+    elif path[:2] == ("contrasts", "same") and (len(path) == 3 or path[3:4] == (2,)):
+        pair = _at(mapping, path[:3])
+        if not isinstance(pair, list) or len(pair) not in (2, 3):
+            return False
+        pair[2:] = [{"margin": 1.0}]  # so that the conditions are looked up
+    else:
+        return False
+    return True
 
 
 def _is_ours(path: Key, index: int) -> bool:
@@ -161,6 +220,14 @@ def _condition_part(path: Key) -> list[Key]:
         return []
     rest = path[path.index("conditions") + 1 :]
     return [(rest[0], rest[2]) if len(rest) > 2 and rest[1] == "writes" else rest[:1]]
+
+
+def _written_part(path: Key) -> list[Key]:
+    """The same for a path as it is in the YAML file, where writes stand beside the reserved keys."""
+    if "conditions" not in path[:-1]:
+        return []
+    rest = path[path.index("conditions") + 1 :]
+    return [rest[:2] if len(rest) > 2 and rest[1] not in RESERVED else rest[:1]]
 
 
 def _optional(path: Key) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import tomllib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import metadata
@@ -56,7 +57,7 @@ def dispatch(argv: Sequence[str]) -> int:
             print(HELP, end="")
             return status.DONE
         if argv[0] == "--version":
-            print(f"patchbay {metadata.version('patchbay')}")
+            print(f"patchbay {version()}")
             return status.DONE
         if is_subcommand(argv[0]):
             return subcommand(argv[0], argv[1:], console)
@@ -69,6 +70,15 @@ def dispatch(argv: Sequence[str]) -> int:
         return status.INTERRUPTED
     except Exception as error:
         return crash(error)
+
+
+def version() -> str:
+    """The installed version; of a source tree that is not installed, that of its pyproject.toml."""
+    try:
+        return metadata.version("patchbay")
+    except metadata.PackageNotFoundError:
+        project = Path(__file__).resolve().parent.parent / "pyproject.toml"
+        return str(tomllib.loads(project.read_text())["project"]["version"])
 
 
 def is_subcommand(word: str) -> bool:
@@ -120,7 +130,10 @@ def experiment(line: Line, console: Console) -> int:
         from runner.sweep import run_sweep
 
         return run_sweep(jobs, console, line.config_dir)
+    from runner.check import check
+
     composed = compose(jobs[0], line.config_dir)
+    check(composed)  # a mistake is told before anything heavy is imported
     from runner.job import run_job
 
     return run_job(composed, console, spoken(line), line.config_dir).status

@@ -24,7 +24,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from runner.errors import ConfigurationError, Problem, listed, suggestion
 from runner.plaindata import MISSING_VALUE, Unresolvable, to_plain
-from runner.provenance import COMMAND_LINE, LoadedFile, Origins
+from runner.provenance import COMMAND_LINE, LoadedFile, Origins, merge_shapes, shape_clash
+from runner.spellings import misread, suspects
 
 ROOT_FILE = "config"
 _ALWAYS = ("model", "backend", "prompts", "launch")  # groups that the root file has chosen already
@@ -33,13 +34,15 @@ _ALWAYS = ("model", "backend", "prompts", "launch")  # groups that the root file
 @dataclass(frozen=True)
 class Composed:
     """A composed configuration. mapping: plain data, interpolations resolved; values that could not be are
-    None and told in `problems`. folders: where files were looked for, the user's own first."""
+    None and told in `problems`. misread: values that YAML reads otherwise than they stand there; the mapping
+    has them as read. folders: where files were looked for, the user's own first."""
 
     mapping: dict[str, Any]
     overrides: tuple[str, ...]
     folders: tuple[Path, ...]
     origins: Origins
     problems: tuple[Problem, ...]
+    misread: tuple[Problem, ...]
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -131,7 +134,11 @@ def compose(overrides: Sequence[str], config_dir: Path | None = None) -> Compose
     try:
         config = _load(lines, folders)
     except (HydraException, OmegaConfBaseException, yaml.YAMLError) as error:
-        found = _wrong_keys(parsed, folders) or [_translated(error, parsed, folders)]
+        found = (
+            _wrong_keys(parsed, folders)
+            or _wrong_shapes(lines, folders, error)
+            or [_translated(error, parsed, folders)]
+        )
         raise ConfigurationError(found) from error
     settings = tuple(override for override in parsed if not _chooses_file(override, folders))
     origins = Origins(partial(_files, lines, folders), settings)
@@ -140,7 +147,12 @@ def compose(overrides: Sequence[str], config_dir: Path | None = None) -> Compose
     if len(folders) > 1:  # ours hold none
         problems += [problem for file in origins.files for problem in file.forbidden()]
         problems += _left_open(origins, {problem.key for problem in problems})
-    return Composed(mapping, tuple(lines), folders, origins, tuple(problems))
+    misspelt: tuple[Problem, ...] = ()
+    doubtful = set(suspects(folders))
+    if doubtful:
+        chosen = [file for file in origins.files if file.path in doubtful]
+        misspelt = tuple(problem for file in chosen for problem in misread(file.path, file.package))
+    return Composed(mapping, tuple(lines), folders, origins, tuple(problems), misspelt)
 
 
 def _left_open(origins: Origins, told: set[str]) -> list[Problem]:
@@ -162,7 +174,7 @@ def _parse(overrides: Sequence[str]) -> tuple[list[Override], list[Problem]]:
     parser = OverridesParser.create()
     parsed: list[Override] = []
     problems: list[Problem] = []
-    for line in overrides:
+    for line in map(_with_home_quoted, overrides):
         if line.startswith("-"):
             key, _, value = line.lstrip("-").partition("=")
             setting = f"{key.replace('-', '_')}={value or 'true'}"
@@ -180,6 +192,14 @@ def _parse(overrides: Sequence[str]) -> tuple[list[Override], list[Problem]]:
                 Problem(COMMAND_LINE, line, "expected key=value, +key=value or ~key; quote other signs")
             )
     return parsed, problems
+
+
+def _with_home_quoted(line: str) -> str:
+    """`output_root=~/x` with quotes around its value: Hydra has another use for a bare ~."""
+    key, equals, value = line.partition("=")
+    if not equals or "~" not in value or re.search(r"""['"\[\]{}()]""", value):
+        return line
+    return f"{key}=" + ",".join(f"'{part}'" if "~" in part else part for part in value.split(","))
 
 
 def _chooses_file(override: Override, folders: Sequence[Path]) -> bool:
@@ -275,10 +295,32 @@ def _wrong_keys(parsed: Sequence[Override], folders: Sequence[Path]) -> list[Pro
             inside = f" of {'.'.join(parents[:depth])}" if depth else ""
             message = f"unknown key '{last}'{inside}{suggestion(last, known)}"
             problems.append(Problem(COMMAND_LINE, where, f"{message}; a new key is added with '+{where}='"))
+        if exists and override.type == OverrideType.CHANGE:
+            clash = shape_clash(level[last], override.value())
+            if clash is not None:
+                problems.append(Problem(COMMAND_LINE, where, clash))
         if exists and override.type == OverrideType.ADD and level[last] is not None:
             line = str(override.input_line)
             message = f"the key exists already and is changed without a plus; did you mean '{line[1:]}'?"
             problems.append(Problem(COMMAND_LINE, where, message))
+    return problems
+
+
+def _wrong_shapes(lines: list[str], folders: Sequence[Path], error: Exception) -> list[Problem]:
+    """Where files put a list over a mapping or the reverse: all of them, with their keys, of which Hydra
+    names none."""
+    if "ConfigTypeError" not in str(error):
+        return []
+    merged: dict[str, Any] = {}
+    problems = []
+    for file in _files(lines, folders):
+        content = file.content
+        if isinstance(content, dict):
+            content = {key: value for key, value in content.items() if key != "defaults"}
+        for part in reversed(file.package):
+            content = {part: content}
+        for key, message in merge_shapes(merged, content):
+            problems.append(Problem(str(file.path), ".".join(key), message))
     return problems
 
 
@@ -291,6 +333,10 @@ def _translated(error: Exception, parsed: Sequence[Override], folders: Sequence[
             return Problem(f"{mark.name}:{mark.line + 1}", "", message)
         cause = cause.__cause__ or cause.__context__
     text = str(error)
+    refused = re.search(r"Error merging override (.*)", text)
+    if refused:
+        message = "expected a value that fits what stands there (a mapping, a list or a plain value)"
+        return Problem(COMMAND_LINE, refused[1].strip(), message)
     source = _experiment_file(parsed, folders)
     missing = re.search(r"Could not (?:find|load) '([^']*)'", text)
     if missing:

@@ -3,12 +3,12 @@ prompts."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 
 from backends.contract import SELF, Write
-from backends.positions import PositionError, Positions
+from backends.positions import FORMS, PositionError, Positions
 from runner.errors import listed, suggestion
 from runner.layers import LayerError, resolve_layers
 from runner.pairing import Banks, available, too_few
@@ -27,14 +27,17 @@ from runner.spec import READOUT_COLUMNS, ConditionSpec, Spec, WriteSpec
 from runner.write_rules import broken_rules
 
 Key = tuple[str | int, ...]
+_REPEATS: Key = ("experiment", "repeats")
 
 
 @dataclass(frozen=True)
 class Inconsistency:
-    """What does not fit, and the key under which it is reported."""
+    """What does not fit, and the key under which it is reported. rests_on: other keys that it was found with;
+    where one of these is wrong itself, this says nothing."""
 
     key: Key
     message: str
+    rests_on: tuple[Key, ...] = ()
 
 
 def inconsistencies(spec: Spec, damaged: frozenset[Key]) -> Iterator[Inconsistency]:
@@ -43,6 +46,7 @@ def inconsistencies(spec: Spec, damaged: frozenset[Key]) -> Iterator[Inconsisten
     unknown."""
     yield from _model(spec)
     yield from _prompts(spec)
+    yield from _length(("sampling",), spec.sampling.max_new_tokens, spec)
     _, conditions, _ = spec.stage
     prefix = _prefix(spec)
     sound: dict[str, Condition] = {}
@@ -102,6 +106,13 @@ def _prompts(spec: Spec) -> Iterator[Inconsistency]:
             yield Inconsistency(("prompts", "roles", name), message)
 
 
+def _length(key: Key, asked: int | None, spec: Spec) -> Iterator[Inconsistency]:
+    context = spec.model.context
+    if asked is not None and asked >= context:
+        message = f"expected fewer than the {context} positions of model '{spec.model.name}', got {asked}"
+        yield Inconsistency((*key, "max_new_tokens"), message, (("model", "context"),))
+
+
 def _condition(
     key: Key, name: str, body: ConditionSpec, spec: Spec, damaged: frozenset[Key]
 ) -> Iterator[Inconsistency]:
@@ -113,11 +124,23 @@ def _condition(
             continue
         broken = [Inconsistency((*key, write_name, field), text) for field, text in broken_rules(write, body)]
         yield from broken
+        if write.draws > spec.experiment.repeats:
+            message = (
+                f"{write.draws} draws need at least {write.draws} repeats, got {spec.experiment.repeats}"
+            )
+            yield Inconsistency((*key, write_name, "draws"), message, (_REPEATS,))
         if not wrong and not broken:
             writes.append((write, resolve_write(write_name, write, spec)))
     for (first_spec, first), (second_spec, second) in combinations(writes, 2):
         orders = (first_spec.order, second_spec.order)
-        if _overlap(first, second) and (None in orders or orders[0] == orders[1]):
+        entire = [write for write in (first, second) if write.align in ("whole", "concat")]
+        if first.site == second.site == "kv_cache" and entire:
+            message = (
+                f"kv_cache writes '{first.name}' and '{second.name}': after align {entire[0].align} of "
+                f"'{entire[0].name}' the slots are those of another cache; expected no other kv_cache write"
+            )
+            yield Inconsistency((*key, second.name, "site"), message)
+        elif _overlap(first, second) and (None in orders or orders[0] == orders[1]):
             message = (
                 f"writes '{first.name}' and '{second.name}' change the same {first.site} at the same layers, "
                 f"phase and positions; expected a different order: for each (the lower one first)"
@@ -133,7 +156,8 @@ def _condition(
             f"greedy decoding gives the same text in all {repeats} repeats of '{name}'; expected repeats: 1, "
             f"a temperature above 0, or a random value with draws: {repeats}"
         )
-        yield Inconsistency(("experiment", "repeats"), message)
+        yield Inconsistency(_REPEATS, message)
+    yield from _length((*key, "sampling"), body.sampling.max_new_tokens, spec)
 
 
 def _write(key: Key, write: WriteSpec, spec: Spec, *, with_heads: bool) -> Iterator[Inconsistency]:
@@ -142,7 +166,12 @@ def _write(key: Key, write: WriteSpec, spec: Spec, *, with_heads: bool) -> Itera
     except LayerError as error:
         yield Inconsistency((*key, "layers"), str(error))
     try:
-        Positions.parse(write.positions)
+        if Positions.parse(write.positions).kind == "role":
+            message = (
+                f"no prompt bank marks the spans of roles yet, so that no trial with {write.positions} could "
+                f"be valid; expected one of {listed(form for form in FORMS if not form.startswith('role'))}"
+            )
+            yield Inconsistency((*key, "positions"), message)
     except PositionError as error:
         yield Inconsistency((*key, "positions"), str(error))
     try:
@@ -232,36 +261,56 @@ def _contrasts(spec: Spec) -> Iterator[Inconsistency]:
     _, conditions, readouts = spec.stage
     contrasts = spec.contrasts
     if not conditions:
-        yield Inconsistency(("conditions",), "expected at least one condition, got none")
+        message = "expected at least one condition, got none"
+        yield Inconsistency(_prefix(spec), message, (("stages",), ("conditions",)))
         return
-    named: list[tuple[Key, str]] = []
-    for index, pair in enumerate(contrasts.extra):
-        named += [(("contrasts", "extra", index, side), pair[side]) for side in (0, 1)]
-    for index, same in enumerate(contrasts.same):
-        named += [(("contrasts", "same", index, 0), same[0]), (("contrasts", "same", index, 1), same[1])]
+    extra: list[tuple[Key, tuple[str, str]]] = [
+        (("contrasts", "extra", index), pair) for index, pair in enumerate(contrasts.extra)
+    ]
+    same: list[tuple[Key, tuple[str, str]]] = [
+        (("contrasts", "same", index), (first, second))
+        for index, (first, second, _) in enumerate(contrasts.same)
+    ]
+    named = [((*key, side), pair[side]) for key, pair in (*extra, *same) for side in (0, 1)]
+    family: list[tuple[Key, tuple[str, str]]] = []
     if contrasts.family == "each_against_baseline":
         named.append((("contrasts", "baseline"), contrasts.baseline))
+        others = [name for name in conditions if name != contrasts.baseline]
+        family = [(("contrasts", "family"), (name, contrasts.baseline)) for name in others]
     for key, name in named:
         if name not in conditions:
             message = (
                 f"expected a condition ({listed(conditions)}), got '{name}'{suggestion(name, conditions)}"
             )
             yield Inconsistency(key, message)
-    for index, pair in enumerate([*contrasts.extra, *(same[:2] for same in contrasts.same)]):
-        if pair[0] == pair[1]:
-            where = "extra" if index < len(contrasts.extra) else "same"
-            position = index if where == "extra" else index - len(contrasts.extra)
-            yield Inconsistency(
-                ("contrasts", where, position), f"expected two conditions, got '{pair[0]}' twice"
-            )
-    known = [name for name in readouts if name in spec.readout]
-    columns = [column for name in known for column in READOUT_COLUMNS[spec.readout[name].kind]]
-    if contrasts.primary not in columns and len(known) == len(readouts):
+    yield from _repeated_pairs([*family, *extra])
+    yield from _repeated_pairs(same)  # equivalence is another question than difference: a pair may have both
+    known = [name for name in readouts if name in spec.readout] if set(readouts) <= set(spec.readout) else []
+    columns = [
+        column for name in known or spec.readout for column in READOUT_COLUMNS[spec.readout[name].kind]
+    ]
+    if contrasts.primary not in columns:
         message = (
             f"expected a column of the readouts ({listed(columns)}), got '{contrasts.primary}'"
             f"{suggestion(contrasts.primary, columns)}"
         )
         yield Inconsistency(("contrasts", "primary"), message)
+
+
+def _repeated_pairs(pairs: Sequence[tuple[Key, tuple[str, str]]]) -> Iterator[Inconsistency]:
+    """A comparison that is made twice counts twice in the correction for many comparisons."""
+    before: dict[frozenset[str], Key] = {}
+    for key, (first, second) in pairs:
+        if first == second:
+            yield Inconsistency(key, f"expected two conditions, got '{first}' twice")
+            continue
+        earlier = before.setdefault(frozenset((first, second)), key)
+        if earlier == key:
+            continue
+        where = ".".join(map(str, earlier))
+        if earlier == ("contrasts", "family"):
+            where += ", which compares every condition with the baseline"
+        yield Inconsistency(key, f"'{first}' and '{second}' are compared already by {where}; remove one")
 
 
 def _readouts(spec: Spec) -> Iterator[Inconsistency]:
@@ -274,6 +323,8 @@ def _readouts(spec: Spec) -> Iterator[Inconsistency]:
             inside, f"expected at least one readout ({listed(spec.readout)}), got an empty list"
         )
     for index, name in enumerate(readouts):
+        if name in readouts[:index]:
+            yield Inconsistency((*inside, index), f"readout '{name}' is listed twice; remove one")
         if name not in spec.readout:
             message = (
                 f"expected a readout ({listed(spec.readout)}), got '{name}'{suggestion(name, spec.readout)}"

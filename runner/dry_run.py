@@ -26,6 +26,7 @@ from runner.store import versions
 
 CORRELATIONS = (0.0, 0.1, 0.2)
 PROBE_TOKENS = 12
+ENOUGH = 30  # pairs from which a standard deviation is taken
 
 
 def dry_run(design: Design, console: Console, config_dir: Path | None, output_root: Path) -> int:
@@ -142,10 +143,12 @@ def _sd(design: Design, output_root: Path) -> tuple[float, str] | None:
         wide = valid.pivot_table(index=["item", "repeat"], columns="condition", values=primary)
         if baseline not in wide.columns:
             continue
-        spread = wide.drop(columns=baseline).sub(wide[baseline], axis=0).std(ddof=1)
+        differences = wide.drop(columns=baseline).sub(wide[baseline], axis=0)
+        spread = differences.std(ddof=1)[differences.count() >= ENOUGH]
         largest = spread.max()
         if pd.notna(largest) and largest > 0:
-            return float(largest), f"{path} ({spread.idxmax()} against {baseline})"
+            arm = spread.idxmax()
+            return float(largest), f"{path} ({arm} against {baseline}, {differences[arm].count()} pairs)"
     if design.published is not None and primary == "score":
         published = deltas(design.published)
         sd, arm = max((test.sd, name) for name, test in published.items() if test.sd is not None)

@@ -153,6 +153,7 @@ def as_stored(receipt: Receipt) -> dict[str, float | int | None]:
         "asked_prefill": receipt.asked_prefill,
         "asked_decode": receipt.asked_decode,
         "positions_shadowed": receipt.shadowed,
+        "decode_shadowed": receipt.decode_shadowed,
         "keys_ahead": receipt.keys_ahead,
         "logit_change": finite(receipt.logit_change),
     }

@@ -14,9 +14,12 @@ def crash(error: Exception) -> int:
     """Report what ended a command: a sentence for what a user can act on (status 2), a traceback for a
     fault of ours."""
     from analyses.tables import TableError
-    from backends.contract import BackendError
-    from runner.store import StoreError
+    from backends.contract import BackendError, OutOfMemory
+    from runner.store import CannotWrite, StoreError
 
+    if isinstance(error, CannotWrite | OutOfMemory):
+        print(f"patchbay: {error}", file=sys.stderr)
+        return status.CRASH
     if isinstance(error, BackendError | StoreError | TableError):
         print(f"patchbay: {error}", file=sys.stderr)
         return status.CONFIGURATION

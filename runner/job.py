@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
+import pyarrow as pa
 import yaml
 from rich.console import Console
 from rich.text import Text
@@ -17,7 +18,7 @@ from analyses.gate import Gate
 from analyses.gates import blocking
 from analyses.join import join
 from analyses.summary import write_summary
-from analyses.tables import load_run
+from analyses.tables import Run
 from runner import status as codes
 from runner.check import check, resolved_mapping
 from runner.compose import Composed
@@ -27,7 +28,7 @@ from runner.plan_gates import plan_gates
 from runner.prepare import Prepared, plan_table, prepare, score_columns
 from runner.progress import ProgressWatcher
 from runner.resolve import config_hash, resolve
-from runner.resume import CannotResume, Choice, changed_inputs, choose, earlier_results
+from runner.resume import CannotResume, Choice, changed_inputs, choose, earlier_results, own_results
 from runner.speaker import Speaker
 from runner.spec import Spec
 from runner.store import FINISHED, RunFolder, read_manifest, read_segments
@@ -59,13 +60,15 @@ def run_job(
     digest = config_hash(config)
     experiment = Path(spec.output_root) / spec.experiment.name
     try:
-        choice = choose(experiment, digest, config) if spec.resume else Choice()
+        choice = Choice()
+        if spec.resume:
+            choice = choose(experiment, digest, config, lambda note: console.print(Text(note, "yellow")))
     except CannotResume as error:
         console.print(Text(str(error), style="red"))
         return RunResult(codes.CONFIGURATION)
     if choice.finished is not None:
         console.print(Text(f"{choice.finished} is finished: nothing to do."))
-        return RunResult(codes.DONE, choice.finished)
+        return RunResult(codes.DONE, choice.finished, read_summary(choice.finished))
     started = time.perf_counter()
     prepared = prepare(resolve(spec), config_dir)
     load_seconds = time.perf_counter() - started
@@ -91,13 +94,16 @@ class _Job:
     def run(self, resumed: bool) -> RunResult:
         prepared = self.prepared
         manifest = self._manifest(prepared)
-        refusal = self._changed(manifest) if resumed else None
-        if refusal is not None:
-            self.speaker.say(refusal, "red")
-            return RunResult(codes.CONFIGURATION, self.folder.path)
+        if resumed:
+            refusal = self._changed(manifest)
+            if refusal is not None:
+                self.speaker.say(refusal, "red")
+                return RunResult(codes.CONFIGURATION, self.folder.path)
+            self._remember_attempts(manifest)
         self.folder.write_text("config.yaml", yaml.safe_dump(dict(self.config), sort_keys=False))
         self.folder.write_json("manifest.json", manifest)
-        self.folder.write_plan(plan_table(prepared.plan, prepared.design))
+        plan = plan_table(prepared.plan, prepared.design)
+        self.folder.write_plan(plan)
         self._introduce(prepared)
         done = self._known(prepared)
         todo = {t.key: t for t in prepared.plan.trials if t.invalid is None and t.key not in done}
@@ -114,11 +120,17 @@ class _Job:
             with watcher.showing():
                 executor.run(list(todo.values()))
         except KeyboardInterrupt:
-            return self._interrupted(manifest, watcher)
+            return self._interrupted(manifest, plan, watcher)
+        except Exception as error:
+            self.speaker.say(f"stopped: {error}", "red")
+            self._close(manifest, plan, "interrupted", codes.CRASH)
+            raise
         manifest["times"]["seconds"] = {"load": self.load_seconds, **executor.times}
         if todo:
             self.speaker.say(f"{len(todo):,} trials in {watcher.seconds:.1f} s, {watcher.rate:,.0f} tokens/s")
-        return self._finish(prepared, manifest)
+        if self.spec.profile:
+            self._profile(manifest["times"]["seconds"])
+        return self._finish(prepared, manifest, plan)
 
     def _manifest(self, prepared: Prepared) -> dict[str, Any]:
         return build(
@@ -146,7 +158,8 @@ class _Job:
 
     def _introduce(self, prepared: Prepared) -> None:
         pairing, design = prepared.pairing, prepared.design
-        self.speaker.say(f"{self.folder.name}: {design.question}", "bold")
+        question = f": {design.question}" if design.question else ""
+        self.speaker.say(f"{self.folder.name}{question}", "bold")
         distinct = (
             f"{pairing.distinct_donors} donors, {pairing.distinct_targets} targets, "
             f"{pairing.distinct_pairs} pairs"
@@ -162,69 +175,108 @@ class _Job:
 
     def _known(self, prepared: Prepared) -> dict[str, dict[str, Any]]:
         """Results that this version has, or that earlier versions have and this one now takes over."""
-        own = {key: r for key, r in read_segments(self.folder.path).items() if r["status"] != "failed"}
-        wanted = {t.key for t in prepared.plan.trials if t.invalid is None} - own.keys()
+        wanted = {t.key for t in prepared.plan.trials if t.invalid is None}
+        stored = read_segments(self.folder.path)
+        own = own_results(self.folder.path, wanted, prepared.design.readouts)
         taken = earlier_results(
             self.folder.path.parent,
-            wanted,
+            wanted - own.keys(),
             self.folder.path,
             prepared.design.readouts,
             lambda sentence: self.speaker.say(sentence, "yellow"),
         )
+        unstored = [*(r for key, r in own.items() if key not in stored), *taken.values()]
+        if unstored:
+            self.folder.append(unstored)
         if taken:
-            self.folder.append(taken.values())
             origins = sorted({result["origin"] for result in taken.values()})
             self.speaker.say(f"{len(taken):,} results taken over from {', '.join(origins)}")
         if own:
             self.speaker.say(f"{len(own):,} results were already here")
         return own | taken
 
-    def _interrupted(self, manifest: dict[str, Any], watcher: ProgressWatcher) -> RunResult:
-        manifest["status"], manifest["exit_status"] = "interrupted", codes.INTERRUPTED
-        manifest["times"]["finished"] = now()
-        self.folder.write_json("manifest.json", manifest)
+    def _remember_attempts(self, manifest: dict[str, Any]) -> None:
+        """A resumed run keeps when it began, and who computed the part that it already has."""
+        old = read_manifest(self.folder.path)
+        if old is not None:
+            told = {key: old.get(key) for key in ("command", "git", "host", "pid", "packages", "times")}
+            manifest["attempts"] = [*old.get("attempts", []), told]
+            manifest["times"]["started"] = old["times"]["started"]
+
+    def _interrupted(self, manifest: dict[str, Any], plan: pa.Table, watcher: ProgressWatcher) -> RunResult:
         again = " ".join([*self.command, *([] if self.spec.resume else ["resume=true"])])
         self.speaker.say(
             f"interrupted: {watcher.done} of {watcher.total} trials are stored in {self.folder.path}. "
             f"Go on with:\n  {again}"
         )
+        self._close(manifest, plan, "interrupted", codes.INTERRUPTED)
         return RunResult(codes.INTERRUPTED, self.folder.path)
 
-    def _finish(self, prepared: Prepared, manifest: dict[str, Any]) -> RunResult:
-        plan = pq.read_table(self.folder.path / "plan.parquet")
-        orders = {name: body["receipt_order"] for name, body in manifest["conditions"].items()}
-        results = read_segments(self.folder.path).values()
-        table = join(plan, results, orders, score_columns(prepared.design))
-        statuses = table["status"].to_pylist()
-        failed = statuses.count("failed")
-        manifest["counts"] = {
-            "planned": len(statuses),
-            "done": statuses.count("ok"),
-            "reused": sum(origin is not None for origin in table["origin"].to_pylist()),
-            "failed": failed,
-            "invalid": statuses.count("invalid"),
-        }
+    def _close(self, manifest: dict[str, Any], plan: pa.Table, state: str, status: int) -> None:
+        """Bring the manifest of a run that stops early up to date."""
+        manifest["status"], manifest["exit_status"] = state, status
         manifest["times"]["finished"] = now()
+        results = read_segments(self.folder.path).values()
+        manifest["counts"] = counts(join(plan, results, *self._columns(manifest)))
+        self.folder.write_json("manifest.json", manifest)
+
+    def _columns(self, manifest: Mapping[str, Any]) -> tuple[dict[str, list[str]], list[str]]:
+        orders = {name: body["receipt_order"] for name, body in manifest["conditions"].items()}
+        return orders, score_columns(self.prepared.design)
+
+    def _profile(self, seconds: Mapping[str, float]) -> None:
+        self.folder.write_json("profile.json", seconds)
+        told = ", ".join(f"{name} {value:.1f} s" for name, value in seconds.items())
+        self.speaker.say(f"time: {told}")
+
+    def _finish(self, prepared: Prepared, manifest: dict[str, Any], plan: pa.Table) -> RunResult:
+        """Table, summary, manifest, and only then the segments go: a kill at any point in between loses
+        nothing."""
+        results = read_segments(self.folder.path).values()
+        table = join(plan, results, *self._columns(manifest))
+        manifest["counts"] = counts(table)
+        manifest["times"]["finished"] = now()
+        self.folder.write_trials(table)
         # Failed trials leave the run unfinished, so that resume=true tries them again.
+        failed = manifest["counts"]["failed"]
         manifest["status"] = "failed" if failed else FINISHED
-        self.folder.finish(table, keep_segments=bool(failed))
+        summary = write_summary(Run(table.to_pandas(), manifest, self.folder.path))
+        manifest["exit_status"] = status = self._status(summary["gates"], manifest["counts"])
         self.folder.write_json("manifest.json", manifest)
-        run = load_run(self.folder.path)
-        summary = write_summary(run)
+        if not failed:
+            self.folder.clear()
         self.speaker.show(summary)
-        status = self._status(summary["gates"], failed)
-        manifest["exit_status"] = status
-        self.folder.write_json("manifest.json", manifest)
+        if failed:
+            self.speaker.say(f"{failed} trials failed; resume=true tries them again", "red")
         self.speaker.say(f"results: {self.folder.path}")
         return RunResult(status, self.folder.path, summary)
 
-    def _status(self, gates: Sequence[Mapping[str, str]], failed: int) -> int:
-        if failed:
-            self.speaker.say(f"{failed} trials failed; resume=true tries them again", "red")
+    def _status(self, gates: Sequence[Mapping[str, str]], counted: Mapping[str, int]) -> int:
+        if counted["failed"] or not counted["done"]:
             return codes.FAILED_TRIALS
-        return (
-            codes.INERT if blocking((Gate(**gate) for gate in gates), self.spec.allow_inert) else codes.DONE
-        )
+        inert = blocking((Gate(**gate) for gate in gates), self.spec.allow_inert)
+        return codes.INERT if inert else codes.DONE
+
+
+def counts(table: pa.Table) -> dict[str, int]:
+    """Trials planned, done, reused from earlier versions, failed and invalid."""
+    statuses = table["status"].to_pylist()
+    return {
+        "planned": len(statuses),
+        "done": statuses.count("ok"),
+        "reused": sum(origin is not None for origin in table["origin"].to_pylist()),
+        "failed": statuses.count("failed"),
+        "invalid": statuses.count("invalid"),
+    }
+
+
+def read_summary(folder: Path) -> dict[str, Any]:
+    """The summary of a finished run; empty where it cannot be read."""
+    try:
+        found = json.loads((folder / "summary.json").read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def worst(statuses: Iterable[int]) -> int:

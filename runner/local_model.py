@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from runner.layers import rescale
 
@@ -32,76 +32,96 @@ class Mismatch:
     message: str
 
 
-def with_local_files(model: Mapping[str, Any]) -> tuple[dict[str, Any], list[Mismatch]]:
+@dataclass(frozen=True)
+class LocalModel:
+    """The model's mapping with what its folder declares. read_from: our key -> (file, its key there), for
+    every number that stands as the file has it, right or wrong."""
+
+    mapping: dict[str, Any]
+    mismatches: tuple[Mismatch, ...] = ()
+    read_from: Mapping[str, tuple[Path, str]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _Stated:
+    """What a config.json states, unchecked, and under which of its keys."""
+
+    values: dict[str, Any]
+    names: dict[str, str]
+
+
+def with_local_files(model: Mapping[str, Any]) -> LocalModel:
     """The model's mapping with what its local folder declares.
 
     A `path` makes any model a local one. Where the YAML already says `source: local`, the numbers that it
     states must agree with config.json; where a path has replaced another source, the numbers come from
     config.json, the name from the folder, and landmarks keep their relative depth. Models without a path are
-    returned as they are.
+    returned as they are. Values are not checked here: a wrong one is told with `read_from` as its place.
     """
     out = dict(model)
     path, declared_local = out.get("path"), out.get("source") == "local"
     if path is None:
-        missing = (
-            [Mismatch("path", "expected the folder of the model, source being local")]
-            if declared_local
-            else []
-        )
-        return out, missing
+        missing = Mismatch("path", "expected the folder of the model, source being local")
+        return LocalModel(out, (missing,) if declared_local else ())
     if not isinstance(path, str):
-        return out, []
+        return LocalModel(out)
     out["source"] = "local"
-    folder = Path(path).expanduser()
-    stated, fault = _read(folder)
-    if fault is not None:
-        return out, [Mismatch("path", fault)]
+    file = Path(path).expanduser() / "config.json"
+    stated = _read(file)
+    if isinstance(stated, str):
+        return LocalModel(out, (Mismatch("path", stated),))
     if declared_local:
-        problems = [
-            Mismatch(key, f"expected {value} as {folder / 'config.json'} says, got {out[key]}")
-            for key, value in stated.items()
+        problems = tuple(
+            Mismatch(key, f"expected {value} as {file} says, got {out[key]}")
+            for key, value in stated.values.items()
             if out.get(key) is not None and out[key] != value
-        ]
-        return {**out, **{key: value for key, value in stated.items() if out.get(key) is None}}, problems
-    before, landmarks = out.get("layers"), out.get("landmarks")
-    out.update(stated, name=folder.resolve().name, id=None, revision=None)
-    depth = stated["layers"]
-    if isinstance(before, int) and before > 1 and isinstance(landmarks, dict):
-        out["landmarks"] = {
+        )
+        taken = [key for key in stated.values if out.get(key) is None]
+    else:
+        problems, taken = (), list(stated.values)
+        _move_landmarks(out, stated.values["layers"])
+        out.update(name=file.parent.resolve().name, id=None, revision=None)
+    out.update({key: stated.values[key] for key in taken})
+    return LocalModel(out, problems, {key: (file, stated.names[key]) for key in taken})
+
+
+def _move_landmarks(model: dict[str, Any], depth: object) -> None:
+    before, landmarks = model.get("layers"), model.get("landmarks")
+    if isinstance(before, int) and before > 1 and isinstance(landmarks, dict) and _count(depth):
+        model["landmarks"] = {
             name: rescale(layer, depth, before) if isinstance(layer, int) else layer
             for name, layer in landmarks.items()
         }
-    return out, []
 
 
-def _read(folder: Path) -> tuple[dict[str, Any], str | None]:
-    file = folder / "config.json"
-    if not folder.is_dir():
-        return {}, f"expected the folder of a model, found none at '{folder}'"
+def _read(file: Path) -> _Stated | str:
+    """What the file states, or the sentence that says why it cannot be had."""
+    if not file.parent.is_dir():
+        return f"expected the folder of a model, found none at '{file.parent}'"
     if not file.is_file():
-        return {}, f"expected a config.json in '{folder}', found none"
+        return f"expected a config.json in '{file.parent}', found none"
     try:
         config = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        return {}, f"expected a JSON object in '{file}': {error}"
+    except (OSError, ValueError, RecursionError) as error:
+        return f"expected a JSON object in '{file}': {error}"
     if not isinstance(config, dict):
-        return {}, f"expected a JSON object in '{file}', got {type(config).__name__}"
-    stated: dict[str, Any] = {}
-    for key, names in _STATED.items():
-        for name in names:
-            if config.get(name) is not None:
-                stated[key] = config[name]
-                break
-    missing = [f"{key} ({' or '.join(_STATED[key])})" for key in _REQUIRED if key not in stated]
+        return f"expected a JSON object in '{file}', got {type(config).__name__}"
+    names = {
+        key: next((name for name in known if config.get(name) is not None), None)
+        for key, known in _STATED.items()
+    }
+    missing = [f"{key} ({' or '.join(_STATED[key])})" for key in _REQUIRED if names[key] is None]
     if missing:
-        return {}, f"expected '{file}' to state {', '.join(missing)}"
-    wrong = [key for key, value in stated.items() if key != "architecture" and not _count(value)]
-    if wrong:
-        return {}, f"expected whole numbers of at least 1 in '{file}' for {', '.join(wrong)}"
-    head_width = config.get("head_dim")
-    stated["head_width"] = head_width if _count(head_width) else stated["width"] // stated["heads"]
-    return stated, None
+        return f"expected '{file}' to state {', '.join(missing)}"
+    found = {key: name for key, name in names.items() if name is not None}
+    values = {key: config[name] for key, name in found.items()}
+    if config.get("head_dim") is not None:
+        values["head_width"], found["head_width"] = config["head_dim"], "head_dim"
+    elif _count(values["width"]) and _count(values["heads"]):
+        values["head_width"] = values["width"] // values["heads"]
+        found["head_width"] = f"{found['width']} / {found['heads']}"
+    return _Stated(values, found)
 
 
-def _count(value: object) -> bool:
+def _count(value: object) -> TypeGuard[int]:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 1

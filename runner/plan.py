@@ -79,11 +79,15 @@ def make_plan(
         if item.other_donor is not None:
             roles["other_donor"] = encode(item.other_donor.text)
         texts = {"donor": item.donor.text, **{name: p.text for name, p in item.roles.items()}}
+        if item.other_donor is not None:
+            texts["other_donor"] = item.other_donor.text
         for condition in design.conditions:
             used = sorted({w.value.role for w in condition.writes if w.value.role in roles})
             sources = {role: roles[role] for role in used}
             prompt = _prompt(condition, target, donor, tokenizer)
-            fault = faults[item.target.text] or next((faults[texts[r]] for r in used if texts.get(r)), None)
+            read = [item.target.text if part == "target" else texts[part] for part in condition.prompt]
+            read += [texts[role] for role in used]
+            fault = next((faults[text] for text in read if faults[text] is not None), None)
             for repeat in range(design.repeats):
                 row = Row(
                     ids=prompt,

@@ -51,6 +51,7 @@ def prepare(design: Design, config_dir: Path | None, only_item: int | None = Non
     if only_item is not None:
         items = items[only_item : only_item + 1]
     backend = load_backend(source, design)
+    backend.check([write for condition in design.conditions for write in condition.writes])
     info = backend.info
     probes = {"perplexity": PERPLEXITY.version} if "perplexity" in design.readouts else {}
     setting = Setting(

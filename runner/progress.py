@@ -61,11 +61,11 @@ class ProgressWatcher:
         self.tokens += tokens
         if self._bar is not None and self._task is not None:
             self._bar.update(self._task, completed=self.done, rate=f"{self.rate:,.0f} tokens/s")
-        elif self._quiet and time.perf_counter() - self._said >= QUIET_SECONDS:
+        elif self._quiet and self.done < self.total and time.perf_counter() - self._said >= QUIET_SECONDS:
             self._said = time.perf_counter()
             left = (self.total - self.done) * self.seconds / max(1, self.done)
             self._speaker.say(
-                f"{self.done} of {self.total} trials, {self.rate:,.0f} tokens/s, about {left:.0f} s left"
+                f"{self.done:,} of {self.total:,} trials, {self.rate:,.0f} tokens/s, about {left:.0f} s left"
             )
 
     def failed(self, trial: Trial, error: str) -> None:

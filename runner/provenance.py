@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -91,6 +92,40 @@ class Origins:
                 return COMMAND_LINE
         # A key that is required and that nobody gave belongs into the experiment, the last file to be merged.
         return str(self.files[-1].path) if self.files else COMMAND_LINE
+
+
+def merge_shapes(merged: dict[str, Any], content: Any) -> Iterator[tuple[tuple[str, ...], str]]:
+    """Merge one file's content, put under its package, into what came before, as composing does; yields (key,
+    sentence) for each value that composing cannot merge, which leaves what was there."""
+    if not isinstance(content, dict):
+        yield (), f"expected a mapping of keys, got {_kind(content)}"
+        return
+    for key, value in content.items():
+        before = merged.get(str(key))
+        message = shape_clash(before, value)
+        if message is not None:
+            yield (str(key),), message
+        elif isinstance(before, dict) and isinstance(value, dict):
+            yield from (((str(key), *rest), message) for rest, message in merge_shapes(before, value))
+        else:
+            merged[str(key)] = copy.deepcopy(value)
+
+
+def shape_clash(before: object, value: object) -> str | None:
+    """What is wrong with a list where a mapping stands, or the reverse; None where the two go together."""
+    if isinstance(before, dict) and isinstance(value, list):
+        return f"expected a mapping, {{name: ...}}, got {_kind(value)}"
+    if isinstance(before, list) and isinstance(value, dict):
+        return f"expected a list, [...], got {_kind(value)}"
+    return None
+
+
+def _kind(value: object) -> str:
+    name = (
+        "a list" if isinstance(value, list) else "a mapping" if isinstance(value, dict) else "a plain value"
+    )
+    text = repr(value)
+    return f"{name}: {text if len(text) <= 80 else f'{text[:77]}...'}"
 
 
 def _overrides(override: Override, key: Sequence[str | int]) -> bool:

@@ -39,8 +39,8 @@ VALUE_FORMS = (
 )
 
 # What may differ between two runs of one and the same experiment: where and how it is computed, not what.
-_NOT_HASHED = ("resume", "output_root", "launch", "profile", "quiet", "dry_run", "allow_inert")
-_NOT_HASHED_BACKEND = ("memory_budget", "max_rows", "threads")
+NOT_HASHED = ("resume", "output_root", "launch", "profile", "quiet", "dry_run", "allow_inert")
+NOT_HASHED_BACKEND = ("memory_budget", "max_rows", "threads")
 
 
 class WordError(ValueError):
@@ -238,10 +238,10 @@ def resolve_heads(write: WriteSpec, model: ModelSpec) -> Heads | None:
 def config_hash(mapping: Mapping[str, Any]) -> str:
     """Identity of an experiment: SHA-256 over its resolved configuration without the keys that only say where
     results go, how loud the run is, and how much memory it may use."""
-    kept = {key: value for key, value in mapping.items() if key not in _NOT_HASHED}
+    kept = {key: value for key, value in mapping.items() if key not in NOT_HASHED}
     backend = kept.get("backend")
     if isinstance(backend, Mapping):
-        kept["backend"] = {key: value for key, value in backend.items() if key not in _NOT_HASHED_BACKEND}
+        kept["backend"] = {key: value for key, value in backend.items() if key not in NOT_HASHED_BACKEND}
     text = json.dumps(kept, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
     return hashlib.sha256(text.encode()).hexdigest()
 

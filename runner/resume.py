@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 
 from analyses.join import RECEIPT_COLUMNS
 from runner.execute import text_scores
+from runner.resolve import NOT_HASHED, NOT_HASHED_BACKEND
 from runner.store import FINISHED, StoreError, read_manifest, read_segments, versions
 
 
@@ -26,13 +27,13 @@ class CannotResume(Exception):
     """There is an unfinished run, but of another configuration; the message says what differs."""
 
 
-def choose(experiment: Path, digest: str, config: Mapping[str, Any]) -> Choice:
+def choose(experiment: Path, digest: str, config: Mapping[str, Any], note: Callable[[str], None]) -> Choice:
     """What `resume=true` means here: the newest unfinished version of the same configuration, if any.
 
-    Raises CannotResume where the only unfinished version has another configuration.
+    A version whose manifest cannot be read is noted and passed over. Raises CannotResume where the only
+    unfinished version has another configuration.
     """
-    found = [(path, read_manifest(path)) for path in reversed(versions(experiment))]
-    known = [(path, manifest) for path, manifest in found if manifest is not None]
+    known = list(_manifests(experiment, note))
     same = [(path, manifest) for path, manifest in known if manifest["config_hash"] == digest]
     for path, manifest in same:
         if manifest["status"] != FINISHED:
@@ -50,6 +51,23 @@ def choose(experiment: Path, digest: str, config: Mapping[str, Any]) -> Choice:
     return Choice()
 
 
+def _manifests(experiment: Path, note: Callable[[str], None]) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """Versions with a manifest, newest first."""
+    for path in reversed(versions(experiment)):
+        try:
+            manifest = read_manifest(path)
+        except StoreError as error:
+            note(str(error))
+            continue
+        if manifest is None:
+            continue  # killed before it had one
+        lacking = [key for key in ("config_hash", "status", "config") if key not in manifest]
+        if lacking:
+            note(f"{path / 'manifest.json'}: expected the keys {', '.join(lacking)}")
+            continue
+        yield path, manifest
+
+
 def _number(path: Path) -> int:
     return int(path.name[1:])
 
@@ -63,6 +81,11 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any], most: int = 5) -
     ]
     shown = [f"{key} was {left.get(key, 'absent')!r}, is {right.get(key, 'absent')!r}" for key in keys[:most]]
     return "; ".join(shown) + (f"; and {len(keys) - most} more" if len(keys) > most else "")
+
+
+UNHASHED = tuple(
+    [*NOT_HASHED, *(f"backend.{key}" for key in NOT_HASHED_BACKEND)]
+)  # differences in these keys are none
 
 
 def _leaves(body: Any, path: str = "") -> Iterator[tuple[str, Any]]:
@@ -101,15 +124,30 @@ def earlier_results(
             continue
         try:
             results = list(_results_of(path, wanted - out.keys()))
-        except (StoreError, OSError, ValueError, KeyError) as error:
-            note(f"nothing is taken over from {path}, which cannot be read: {error}")
-            continue
-        for result in results:
-            kept = {name: v for name, v in result["scores"].items() if name == "perplexity"}
-            scores = text_scores(result["text"], readouts) | kept
-            origin = result["origin"] if result["origin"] is not None else f"{path.parent.name}/{path.name}"
-            out[result["key"]] = {**result, "scores": scores, "origin": origin}
+            for result in results:
+                origin = (
+                    result["origin"] if result["origin"] is not None else f"{path.parent.name}/{path.name}"
+                )
+                out[result["key"]] = {**rescored(result, readouts), "origin": origin}
+        except (StoreError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            note(f"nothing more is taken over from {path}, which cannot be read: {error!r}")
     return out
+
+
+def rescored(result: dict[str, Any], readouts: Sequence[str]) -> dict[str, Any]:
+    """A result with its text scores taken again from the text, so that they are those of this code."""
+    kept = {name: value for name, value in result["scores"].items() if name == "perplexity"}
+    return {**result, "scores": text_scores(result["text"], readouts) | kept}
+
+
+def own_results(path: Path, wanted: set[str], readouts: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """What an unfinished version has already: its segments, or its table where it was killed after writing
+    that."""
+    found = {key: result for key, result in read_segments(path).items() if result["status"] != "failed"}
+    if (path / "trials.parquet").is_file():
+        for result in _results_of(path, wanted - found.keys()):
+            found[result["key"]] = rescored(result, readouts)
+    return found
 
 
 def _results_of(path: Path, wanted: set[str]) -> Iterator[dict[str, Any]]:

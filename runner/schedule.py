@@ -33,7 +33,11 @@ def batches(trials: Sequence[Trial], footprint: Footprint, most_rows: int | None
 
 
 def _context(trial: Trial) -> int:
-    return max(len(trial.row.ids), *(len(ids) for ids in trial.row.sources.values()), 1)
+    """Tokens of a row's longest context: concat puts a source in front of the prompt."""
+    sources = max((len(ids) for ids in trial.row.sources.values()), default=0)
+    own = len(trial.row.ids)
+    joined = any(write.align == "concat" for write in trial.row.writes)
+    return own + sources if joined else max(own, sources)
 
 
 def _order(trial: Trial) -> tuple[bool, int, tuple[int, ...], str]:

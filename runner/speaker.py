@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
@@ -35,8 +36,9 @@ class Speaker:
     def say(self, sentence: str, style: str = "") -> None:
         """One sentence, at once. Markup in it is shown as it stands."""
         self.console.print(Text(sentence, style=style), highlight=False)
-        self._log.write(f"{datetime.now().isoformat(timespec='seconds')} {sentence}\n")
-        self._log.flush()
+        with suppress(OSError):  # the terminal has said it; a full disk must not hide why the run stops
+            self._log.write(f"{datetime.now().isoformat(timespec='seconds')} {sentence}\n")
+            self._log.flush()
 
     def show(self, summary: Mapping[str, Any]) -> None:
         """The summary as tables and sentences."""

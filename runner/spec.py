@@ -3,11 +3,12 @@ door."""
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PositiveInt
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PositiveInt
 
 from backends.contract import Align, Hold, Op, Part, Phase, Rope, Site
 
@@ -257,7 +258,7 @@ class Spec(Strict):
     allow_inert: bool | None = None
     profile: bool = False
     quiet: bool = False
-    output_root: Annotated[str, Field(min_length=1)] = "outputs"
+    output_root: Annotated[str, Field(min_length=1), AfterValidator(os.path.expanduser)] = "outputs"
 
     @property
     def stage(self) -> tuple[str, Mapping[str, ConditionSpec], tuple[str, ...]]:

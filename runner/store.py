@@ -25,6 +25,16 @@ class StoreError(Exception):
     """A run folder that cannot be created, locked or read; the message says which and what to do."""
 
 
+class CannotWrite(StoreError):
+    """Results cannot be written any more (disk full, quota, file limit); what was written before is kept."""
+
+    def __init__(self, folder: Path, error: OSError) -> None:
+        super().__init__(
+            f"{folder}: results cannot be written any more ({error.strerror}); what is stored is kept: make "
+            "room and go on with resume=true"
+        )
+
+
 def atomic_write(path: Path, data: bytes) -> None:
     """Write aside, sync, rename, sync the folder: a reader sees the old file or the new one, never half of
     it."""
@@ -81,15 +91,15 @@ class RunFolder:
         """The next version, created exclusively. Raises StoreError where the folder cannot be written."""
         try:
             experiment.mkdir(parents=True, exist_ok=True)
+            existing = versions(experiment)
+            number = int(existing[-1].name[1:]) + 1 if existing else 1
             while True:
-                existing = versions(experiment)
-                number = int(existing[-1].name[1:]) + 1 if existing else 1
                 path = experiment / f"v{number:04d}"
                 try:
                     path.mkdir()
                     break
                 except FileExistsError:
-                    continue  # another process took this number in between
+                    number += 1  # taken in between by another process, or by something that is no run
             (path / "segments").mkdir()
         except OSError as error:
             raise StoreError(
@@ -130,47 +140,61 @@ class RunFolder:
         return f"{self.path.parent.name}/{self.path.name}"
 
     def write_json(self, name: str, body: Mapping[str, Any]) -> None:
-        atomic_write(self.path / name, json.dumps(body, indent=2, ensure_ascii=False, default=str).encode())
+        self.write_text(name, json.dumps(body, indent=2, ensure_ascii=False, default=str))
 
     def write_text(self, name: str, body: str) -> None:
-        atomic_write(self.path / name, body.encode())
+        """Write a file of the run whole. Raises CannotWrite."""
+        try:
+            atomic_write(self.path / name, body.encode())
+        except OSError as error:
+            raise CannotWrite(self.path, error) from error
 
     def write_plan(self, plan: pa.Table) -> None:
         self._write_table("plan.parquet", plan)
 
     def append(self, results: Iterable[Mapping[str, Any]]) -> None:
         """Add finished trials to this attempt's segment and sync them to disk."""
-        if self._segment is None:
-            folder = self.path / "segments"
-            folder.mkdir(exist_ok=True)
-            number = len(list(folder.glob("*.jsonl")))
-            while True:
-                try:
-                    self._segment = (folder / f"{number:04d}-{os.getpid()}.jsonl").open("xb")
-                    break
-                except FileExistsError:
-                    number += 1
-        self._segment.write(b"".join(orjson.dumps(result) + b"\n" for result in results))
-        self._segment.flush()
-        os.fsync(self._segment.fileno())
+        try:
+            if self._segment is None:
+                self._segment = self._new_segment()
+            self._segment.write(b"".join(orjson.dumps(result) + b"\n" for result in results))
+            self._segment.flush()
+            os.fsync(self._segment.fileno())
+        except OSError as error:
+            raise CannotWrite(self.path, error) from error
 
-    def finish(self, table: pa.Table, keep_segments: bool) -> None:
-        """Write trials.parquet; then the segments and the plan, which it holds, go."""
+    def _new_segment(self) -> IO[bytes]:
+        folder = self.path / "segments"
+        folder.mkdir(exist_ok=True)
+        number = len(list(folder.glob("*.jsonl")))
+        while True:
+            try:
+                return (folder / f"{number:04d}-{os.getpid()}.jsonl").open("xb")
+            except FileExistsError:
+                number += 1
+
+    def write_trials(self, table: pa.Table) -> None:
+        """Write trials.parquet. The segments stay until `clear`, so that a kill in between loses nothing."""
         self._write_table("trials.parquet", table)
+
+    def clear(self) -> None:
+        """Remove the segments and the plan, which trials.parquet holds."""
         if self._segment is not None:
             self._segment.close()
             self._segment = None
-        if not keep_segments:
-            shutil.rmtree(self.path / "segments", ignore_errors=True)
-            (self.path / "plan.parquet").unlink(missing_ok=True)
+        shutil.rmtree(self.path / "segments", ignore_errors=True)
+        (self.path / "plan.parquet").unlink(missing_ok=True)
 
     def _write_table(self, name: str, table: pa.Table) -> None:
         aside = self.path / f".{name}.tmp"
-        pq.write_table(table, aside, compression="zstd")
-        with aside.open("rb") as file:
-            os.fsync(file.fileno())
-        os.replace(aside, self.path / name)
-        _sync_folder(self.path)
+        try:
+            pq.write_table(table, aside, compression="zstd")
+            with aside.open("rb") as file:
+                os.fsync(file.fileno())
+            os.replace(aside, self.path / name)
+            _sync_folder(self.path)
+        except OSError as error:
+            raise CannotWrite(self.path, error) from error
 
 
 def read_segments(folder: Path) -> dict[str, dict[str, Any]]:

@@ -139,7 +139,7 @@ def _rows(job: Job) -> list[dict[str, Any]]:
 def _print(rows: Sequence[dict[str, Any]], console: Console) -> None:
     table = Table(box=box.SIMPLE_HEAD, title="sweep", title_justify="left")
     for name in rows[0]:
-        table.add_column(name)
+        table.add_column(name, overflow="fold")
     for row in rows:
         table.add_row(*(f"{v:.2f}" if isinstance(v, float) else str(v) for v in row.values()))
     console.print(table)

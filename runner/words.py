@@ -139,7 +139,7 @@ def _prefill(write: Write, heads: str) -> str:
 def _decode(write: Write, heads: str) -> str:
     old = f"the new token's {_OUTPUTS[write.site].removeprefix('the ')}{heads}"
     if write.hold == "sliding":
-        old = f"{_OUTPUTS[write.site]}{heads} at the context's {_positions(write.positions)}, at every step,"
+        old = f"at every step, {_OUTPUTS[write.site]}{heads} at the context's {_positions(write.positions)}"
     if write.op == "zero":
         return f"{old} is set to zero."
     value = _held(write)

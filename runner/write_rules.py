@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 from runner.spec import ConditionSpec, WriteSpec
 
 _HOLD_MEANS = (
     "last (the window's last row), cycle (row t mod n), mean, lockstep (the donor's own t-th generated "
-    "token), or sliding (the context's last positions, rewritten at every step; needs recompute: true)"
+    "token), or sliding (the context's last N positions, rewritten at every step; needs positions: last:N "
+    "and recompute: true)"
 )
 _SHUFFLED = ("shuffled_window", "shuffled_sequence")
 
@@ -53,8 +55,13 @@ def _phase(write: WriteSpec, word: str, body: ConditionSpec) -> Iterator[tuple[s
         )
     if decodes and has_window and write.hold is None:
         yield "hold", f"a write in decode needs a hold: {_HOLD_MEANS}"
-    if decodes and not has_window and write.hold not in (None, "sliding"):
+    if decodes and not has_window and write.hold is not None:
         yield "hold", f"hold: {write.hold} picks from a window, and this write has none; remove it"
+    if write.hold == "sliding" and not re.fullmatch(r"last:\d+", write.positions):
+        yield (
+            "positions",
+            f"sliding rewrites the last N positions of the context; expected last:N, got {write.positions}",
+        )
     if write.hold == "sliding" and not body.recompute:
         yield (
             "hold",

@@ -129,7 +129,7 @@ def generate(model, row: Row, eos: tuple[int, ...]) -> list[int]:
     def prompt_edits(offset, length):
         edits = []
         for write in sorted(row.writes, key=lambda w: w.order):
-            if write.site == "kv_cache" or write.during == "decode" or len(row.ids) < write.min_positions:
+            if write.site == "kv_cache" or write.during == "decode" or length < write.min_positions:
                 continue
             for layer in write.layers:
                 target = list(write.positions.resolve(len(row.ids), {}))

@@ -83,6 +83,47 @@ def test_a_declared_shape_that_is_not_the_models_is_refused(tmp_path):
         load(dataclasses.replace(source, kv_heads=4), CPU)
 
 
+@pytest.mark.parametrize("layers", [8, 12])
+def test_weights_that_are_not_those_of_the_config_are_refused(cli, tmp_path, local_model, layers):
+    config = json.loads((local_model / "config.json").read_text())
+    config["num_hidden_layers"] = layers
+    (local_model / "config.json").write_text(json.dumps(config))
+    said = cli(KV_ONLY, *SMALL, f"+model.path={local_model}")
+    assert said.status == status.CONFIGURATION
+    missing = layers > 9
+    assert ("not in the files" if missing else "but not in the model") in said.err
+    assert f"model.layers.{10 if missing else 8}." in said.err
+
+
+def test_weights_of_another_size_are_named_with_both(cli, local_model):
+    config = json.loads((local_model / "config.json").read_text())
+    config["intermediate_size"] = 100
+    (local_model / "config.json").write_text(json.dumps(config))
+    said = cli(KV_ONLY, *SMALL, f"+model.path={local_model}")
+    assert said.status == status.CONFIGURATION
+    assert "(64, 192) in the files, (64, 100) by config.json" in said.err
+
+
+def test_weights_that_are_not_finite_are_refused(cli, local_model):
+    from safetensors.torch import load_file, save_file
+
+    tensors = load_file(local_model / "model.safetensors")
+    tensors["model.layers.3.mlp.up_proj.weight"][2, 5] = float("nan")
+    save_file(tensors, local_model / "model.safetensors", metadata={"format": "pt"})
+    said = cli(KV_ONLY, *SMALL, f"+model.path={local_model}")
+    assert said.status == status.CONFIGURATION
+    assert "model.layers.3.mlp.up_proj.weight: has values that are not finite" in said.err
+
+
+def test_keys_that_cannot_be_re_rotated_are_refused_before_a_folder_exists(cli, tmp_path, local_model):
+    config = json.loads((local_model / "config.json").read_text())
+    config["rope_parameters"] = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10000.0}
+    (local_model / "config.json").write_text(json.dumps(config))
+    said = cli(KV_ONLY, *SMALL, f"+model.path={local_model}")
+    assert said.status == status.CONFIGURATION and "use rope: keep" in said.err
+    assert no_outputs(tmp_path)
+
+
 def test_a_missing_tokenizer_is_named(cli, local_model):
     for name in ("tokenizer.json", "tokenizer_config.json"):
         (local_model / name).unlink()
@@ -116,6 +157,25 @@ def test_prompts_that_cannot_run_are_invalid_with_the_reason_and_the_others_run(
         assert "do not fit in the model's 1024" in reasons["t2"]
     assert statuses["t0"] == {"ok"}
     assert {"t1", "t2"} & set(statuses.index)
+
+
+def test_a_donor_with_unknown_words_invalidates_what_reads_it(cli, tmp_path):
+    path = bank(tmp_path, "zorblax unicorns", "zorblax dragons")
+    extra = [
+        "+conditions.ceiling={prompt: donor}",
+        "+conditions.other={kv: {site: kv_cache, layers: all, value: other_donor}}",
+    ]
+    cli(KV_ONLY, *SMALL, f"prompts.donors.bank={path}", "prompts.donors.groups=all", *extra)
+    found = pd.read_parquet(tmp_path / "outputs" / "n300_kv_only" / "v0001" / "trials.parquet")
+    statuses = found.groupby("condition")["status"].agg(set)
+    assert all(statuses[name] == {"invalid"} for name in ("kv_only", "ceiling", "other"))
+    assert all(statuses[name] == {"ok"} for name in ("baseline", "kv_plain", "kv_self"))
+
+
+def test_a_run_without_a_valid_trial_does_not_end_with_0(cli, tmp_path):
+    path = bank(tmp_path, "zorblax unicorns", "zorblax dragons")
+    said = cli(KV_ONLY, *SMALL, f"prompts.targets.bank={path}", "prompts.targets.groups=all")
+    assert said.status == status.FAILED_TRIALS
 
 
 def test_an_empty_prompt_is_refused_at_the_door(cli, tmp_path):

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from runner.catalogue import catalogue, list_experiments, show
+from runner.check import check
 from runner.compose import compose, expand_sweep
 from runner.errors import ConfigurationError
 from runner.layers import rescale
@@ -122,6 +123,80 @@ def test_sweeps_expand_to_the_product_in_order() -> None:
 def test_yaml_that_is_broken_is_told_with_its_line(tmp_path: Path) -> None:
     folder = body("a: {kv: {site: kv_cache\nb: 3", tmp_path)
     assert "mine.yaml:" in faults("+experiment=mine", folder=folder)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("conditions: [baseline, a]", "mine.yaml: conditions: expected a mapping, {name: ...}, got a list"),
+        ("readouts: {behaviour: 1}", "mine.yaml: readouts: expected a list, [...], got a mapping"),
+        ("contrasts: {extra: {a: b}}", "mine.yaml: contrasts.extra: expected a list"),
+        ("prompts: {donors: [1]}", "mine.yaml: prompts.donors: expected a mapping"),
+    ],
+)
+def test_lists_in_place_of_mappings_are_told_with_file_and_key(
+    tmp_path: Path, text: str, message: str
+) -> None:
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment" / "mine.yaml").write_text(
+        f"# @package _global_\nexperiment: {{name: mine, n: 5}}\nsampling: [1]\n{text}\n", encoding="utf-8"
+    )
+    told = faults("+experiment=mine", folder=tmp_path)
+    assert message in told
+    assert "mine.yaml: sampling: expected a mapping" in told
+
+
+def test_lists_in_place_of_mappings_are_told_on_the_command_line() -> None:
+    told = faults(KV_ONLY, "conditions=[a]", "readouts={a:1}")
+    assert "command line: conditions: expected a mapping" in told
+    assert "command line: readouts: expected a list" in told
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            "experiment: {name: mine, n: 5}\nconditions: {baseline: {}}\n",
+            "'# @package _global_' as the first",
+        ),
+        ("defaults: [n300_kv_only]\nexperiment: {n: 5}\n", "'# @package _global_' as the first line"),
+        ("# @package _global_\n", "expected an experiment (a mapping of keys), got an empty file"),
+    ],
+)
+def test_experiment_files_that_set_nothing_at_the_root_say_why(
+    tmp_path: Path, text: str, message: str
+) -> None:
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment" / "mine.yaml").write_text(text, encoding="utf-8")
+    told = faults("+experiment=mine", folder=tmp_path)
+    assert "mine.yaml" in told and message in told
+    assert len(told.splitlines()) == 1
+
+
+def test_listing_goes_on_after_a_file_that_cannot_be_read(tmp_path: Path) -> None:
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment" / "broken.yaml").write_text("a: 1\nb: {c: 2\nd: 3\n", encoding="utf-8")
+    (tmp_path / "experiment" / "binary.yaml").write_bytes(b"a: \xff\n")
+    listed = dict(list_experiments(tmp_path))
+    assert listed["broken"].startswith("cannot be read: line 3: ")
+    assert listed["binary"].startswith("cannot be read: ")
+    assert listed["n300_kv_only"].endswith("?")
+    assert all("\n" not in line for line in listed.values())
+    assert "kv_plus_v" in catalogue(tmp_path)
+
+
+@pytest.mark.parametrize("key", ["output_root", "+model.path", "prompts.donors.bank"])
+def test_values_may_begin_with_the_home_folder(key: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/anyone")
+    composed = compose([KV_ONLY, f"{key}=~/a b~c"])
+    level: object = composed.mapping
+    for part in key.lstrip("+").split("."):
+        level = level[part]  # type: ignore[index]
+    assert level == "~/a b~c"
+    assert expand_sweep([f"{key}=~/a,~/b"]) == [[f"{key}='~/a'"], [f"{key}='~/b'"]]
+    if key == "output_root":
+        assert check(composed).output_root == "/home/anyone/a b~c"
+    assert "/home/anyone/x" in faults(KV_ONLY, "+model.path=~/x")
 
 
 def test_python_tags_in_yaml_are_refused(tmp_path: Path) -> None:

@@ -9,6 +9,8 @@ import pytest
 from runner.errors import ConfigurationError
 from tests.configuring import KV_ONLY, body, design, faults
 
+SLIDING = "site: v_proj, layers: 1, during: decode, hold: sliding"
+
 
 def test_trap_43_every_mistake_of_a_file_is_told_at_once_with_file_key_and_nearest(tmp_path: Path) -> None:
     folder = body(
@@ -24,11 +26,11 @@ def test_trap_43_every_mistake_of_a_file_is_told_at_once_with_file_key_and_neare
     for part in (
         "mine.yaml: conditions.a.kv.sight: unknown key",
         "did you mean 'site'",
-        "conditions.b.label: expected a text, got false; YAML reads bare yes, no",
+        "mine.yaml:6: conditions.b.label: expected true, false or a text in quotes, got no",
         "got 'v_prj'; did you mean 'v_proj'",
         "got 'cycel'; did you mean 'cycle'",
         "conditions.b.v.layers: expected a layer from 0 to 8 (the model has 9 layers), got 40",
-        "conditions.c.lable: expected a write",
+        "mine.yaml: conditions.c.lable: expected a write",
         "did you mean 'label'",
         "conditions.c.v.layers: expected a layer from 0 to 8",
         "conditions.c.v.heads: expected key-value heads kv0 to kv1",
@@ -56,6 +58,14 @@ def test_trap_43_every_mistake_of_a_file_is_told_at_once_with_file_key_and_neare
         ("{v: {site: v_proj, layers: 1, value: donor, hold: last}}", "during: prefill, remove it"),
         ("{v: {site: v_proj, layers: 1, value: random, during: decode, hold: mean}}", "has none"),
         ("{v: {site: v_proj, layers: 1, value: donor, during: decode, hold: sliding}}", "recompute: true"),
+        (f"{{recompute: true, v: {{{SLIDING}, value: donor}}}}", "expected last:N, got all"),
+        (f"{{recompute: true, v: {{{SLIDING}, value: donor, positions: first:4}}}}", "got first:4"),
+        (f"{{recompute: true, v: {{{SLIDING}, value: donor, positions: last:25%}}}}", "got last:25%"),
+        (f"{{recompute: true, v: {{{SLIDING}, value: random, positions: last:4}}}}", "this write has none"),
+        (f"{{recompute: true, v: {{{SLIDING}, op: zero, positions: last:4}}}}", "this write has none"),
+        ("{v: {site: v_proj, layers: 1, value: donor, positions: role:subject}}", "no prompt bank marks"),
+        ("{v: {site: v_proj, layers: 1, value: random, draws: 9}}", "9 draws need at least 9 repeats, got 1"),
+        ("{sampling: {max_new_tokens: 1024}}", "fewer than the 1024 positions of model 'organism', got 1024"),
         ("{v: {site: v_proj, layers: 9, value: donor}}", "from 0 to 8"),
         ("{v: {site: v_proj, layers: [], value: donor}}", "empty list"),
         ("{v: {site: v_proj, layers: 7-3, value: donor}}", "low to high"),
@@ -130,6 +140,82 @@ def test_two_writes_on_one_tensor_need_an_order(tmp_path: Path) -> None:
     design("+experiment=mine", folder=body(apart, tmp_path))
 
 
+@pytest.mark.parametrize("align", ["whole", "concat"])
+def test_another_cache_taken_entire_leaves_no_room_for_a_second_kv_write(tmp_path: Path, align: str) -> None:
+    first = f"k: {{site: kv_cache, layers: all, value: donor, align: {align}, order: 1}}"
+    second = "l: {site: kv_cache, layers: 3, value: random, positions: first:1, order: 2}"
+    told = faults("+experiment=mine", folder=body(f"a: {{{first}, {second}}}", tmp_path))
+    assert f"conditions.a.l.site: kv_cache writes 'k' and 'l': after align {align} of 'k'" in told
+    assert len(told.splitlines()) == 1
+    swapped = faults("+experiment=mine", folder=body(f"a: {{{second}, {first}}}", tmp_path))
+    assert f"kv_cache writes 'l' and 'k': after align {align} of 'k'" in swapped
+    beside = f"a: {{{first}, v: {{site: v_proj, layers: 3, value: donor}}}}"
+    design("+experiment=mine", folder=body(beside, tmp_path))
+
+
+def test_sliding_over_the_last_positions_is_possible(tmp_path: Path) -> None:
+    folder = body(f"a: {{recompute: true, v: {{{SLIDING}, value: donor, positions: last:4}}}}", tmp_path)
+    assert design("+experiment=mine", folder=folder).condition("a").writes[0].hold == "sliding"
+
+
+def test_draws_up_to_the_repeats_are_possible(tmp_path: Path) -> None:
+    folder = body("a: {v: {site: v_proj, layers: 1, value: random, draws: 9}}", tmp_path)
+    assert design("+experiment=mine", "experiment.repeats=9", folder=folder).repeats == 9
+    told = faults("+experiment=mine", "experiment.repeats=0", folder=folder)
+    assert "more than 0" in told and "9 draws" not in told
+
+
+def test_new_tokens_must_fit_in_the_context(tmp_path: Path) -> None:
+    assert "sampling.max_new_tokens: expected fewer than the 1024" in faults(
+        KV_ONLY, "sampling.max_new_tokens=1024"
+    )
+    assert design(KV_ONLY, "sampling.max_new_tokens=1000").n == 300
+    told = faults(KV_ONLY, "model.context=0")
+    assert "max_new_tokens" not in told
+
+
+@pytest.mark.parametrize(
+    ("written", "read"),
+    [
+        ("1:30", "90"),
+        ("010", "8"),
+        ("0x2", "2"),
+        ("1_0", "10"),
+        ("0b11", "3"),
+        ("on", "true"),
+        ("No", "false"),
+    ],
+)
+def test_trap_43_values_that_yaml_reads_otherwise_are_told_with_their_line(
+    tmp_path: Path, written: str, read: str
+) -> None:
+    folder = body(
+        f"a: {{v: {{site: v_proj, layers: [1, {written}], value: donor}}}}",
+        tmp_path,
+        rest=f"sampling:\n  seed: {written}\nreadouts: ['{written}', behaviour]",
+    )
+    told = faults("+experiment=mine", folder=folder)
+    assert (
+        f"mine.yaml:5: conditions.a.v.layers.1: expected {'true' if read[0] in 'tf' else 'a number'}" in told
+    )
+    assert "mine.yaml:7: sampling.seed: expected" in told
+    assert told.count(f"got {written}, which YAML reads as {read}; quote it or write") == 2
+    assert len(told.splitlines()) == 3  # and the readout in quotes, which is none
+    assert f"expected a readout (behaviour, perplexity), got '{written}'" in told
+
+
+def test_values_that_yaml_reads_otherwise_are_told_in_every_file_that_is_used(tmp_path: Path) -> None:
+    (tmp_path / "intervention").mkdir()
+    for name in ("used", "unused"):
+        (tmp_path / "intervention" / f"{name}.yaml").write_text(
+            "v:\n  site: v_proj\n  layers: 007\n  value: donor\n", encoding="utf-8"
+        )
+    folder = body("b: {}", tmp_path, rest="defaults: [/intervention@conditions.a: used, _self_]")
+    told = faults("+experiment=mine", "+conditions.b.same_as=baseline", folder=folder)
+    assert "used.yaml:3: conditions.a.v.layers: expected a number in plain digits" in told
+    assert "unused" not in told
+
+
 def test_conditions_that_resolve_to_the_same_writes_are_an_error(tmp_path: Path) -> None:
     write = "v: {site: v_proj, layers: 1, value: donor}"
     twice = f"a: {{{write}}}\nb: {{label: other, {write.replace('v: {', 'w: {')}}}"
@@ -185,6 +271,41 @@ def test_contrasts_name_conditions_and_columns_that_exist() -> None:
     assert "column of the readouts" in faults(KV_ONLY, "readouts=[behaviour]", "contrasts.primary=perplexity")
 
 
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("contrasts.extra=[[kv_only,kv_plain],[kv_only,kv_plain]]", "extra.1: 'kv_only' and 'kv_plain'"),
+        ("contrasts.extra=[[kv_only,kv_plain],[kv_plain,kv_only]]", "compared already by contrasts.extra.0"),
+        ("contrasts.extra=[[kv_only,baseline]]", "compared already by contrasts.family"),
+        ("contrasts.extra=[[baseline,kv_only]]", "compared already by contrasts.family"),
+        ("contrasts.extra=[[kv_only,kv_only]]", "extra.0: expected two conditions, got 'kv_only' twice"),
+        ("contrasts.same=[[kv_only,kv_only,{margin:1}]]", "same.0: expected two conditions"),
+        (
+            "contrasts.same=[[kv_only,kv_plain,{margin:1}],[kv_plain,kv_only,{margin:2}]]",
+            "same.1: 'kv_plain' and 'kv_only' are compared already by contrasts.same.0",
+        ),
+        ("readouts=[behaviour,perplexity,behaviour]", "readouts.2: readout 'behaviour' is listed twice"),
+    ],
+)
+def test_nothing_is_compared_or_read_twice(override: str, message: str) -> None:
+    assert message in faults(KV_ONLY, override)
+
+
+def test_a_pair_may_be_tested_for_difference_and_for_equivalence() -> None:
+    both = ("contrasts.extra=[[kv_only,kv_plain]]", "contrasts.same=[[kv_only,kv_plain,{margin:1}]]")
+    assert design(KV_ONLY, *both).contrasts.same[0][2].margin == 1
+    against = design(KV_ONLY, "contrasts.same=[[kv_only,baseline,{margin:1}]]")
+    assert against.contrasts.same[0][:2] == ("kv_only", "baseline")
+
+
+def test_one_mistake_in_the_contrasts_hides_no_other() -> None:
+    told = faults(KV_ONLY, "readouts=[behavior]", "contrasts.primary=scor")
+    assert "did you mean 'behaviour'" in told and "did you mean 'score'" in told
+    told = faults(KV_ONLY, "contrasts.same=[[baseline,x,{margin:-1}],[y,kv_only,0.6]]")
+    for part in ("same.0.2.margin: expected more than 0", "got 'x'", "same.1.2: expected pairs", "got 'y'"):
+        assert part in told, part
+
+
 def test_unknown_groups_and_banks_are_told() -> None:
     assert "got 'L6'" in faults(KV_ONLY, "prompts.donors.groups=[L6]")
     assert "did you mean 'donors'" in faults(KV_ONLY, "prompts.donors.bank=doners")
@@ -209,6 +330,10 @@ def test_stages_are_the_long_form_of_the_same_thing(tmp_path: Path) -> None:
     assert design("+experiment=staged", folder=tmp_path) == flat
     told = faults("+experiment=staged", "stages.measure.kind=extract", folder=tmp_path)
     assert "stages.measure.kind: expected measure, got 'extract'" in told
+    assert len(told.splitlines()) == 1
+    assert "at least one condition" not in faults("+experiment=staged", "stages.measure=3", folder=tmp_path)
+    told = faults("+experiment=staged", "~stages.measure.conditions", folder=tmp_path)
+    assert "stages.measure.conditions: missing" in told and len(told.splitlines()) == 1
     told = faults("+experiment=staged", "stages.measure.conditions.a.v.layers=99", folder=tmp_path)
     assert "command line: stages.measure.conditions.a.v.layers: expected a layer from 0 to 8" in told
 

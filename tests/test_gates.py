@@ -1,239 +1,14 @@
-"""Gates: what a reader must be told about the writes and the design, and what stops a run."""
+"""Gates on outputs and design: whether conditions can be compared, and which runs are worth nothing."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
 from typing import Any
 
-import pandas as pd
 import pytest
 
 from analyses.gate import Gate
-from analyses.gates import all_gates, blocking, result_gates
-
-N = 20
-SAMPLING = {"temperature": 0.8, "top_k": None, "top_p": None, "max_new_tokens": 10}
-
-
-def write(**fields: Any) -> dict[str, Any]:
-    """One write of the manifest; a V_PROJ write in decode unless told otherwise."""
-    spec = {
-        "site": "v_proj",
-        "layers": [7],
-        "op": "replace",
-        "value": "donor",
-        "positions": "last:16",
-        "during": "decode",
-        "hold": "cycle",
-        "align": None,
-        "rope": None,
-        "expect": None,
-        "min_positions": None,
-        "has_old": True,
-    }
-    return spec | fields
-
-
-def condition(writes: Mapping[str, Any] | None = None, **fields: Any) -> dict[str, Any]:
-    return {"label": "", "words": [], "writes": writes or {}, "sampling": SAMPLING, "same_as": None} | fields
-
-
-def manifest(conditions: Mapping[str, Any], **fields: Any) -> dict[str, Any]:
-    return {
-        "schema": 1,
-        "experiment": {"name": "made", "n": N, "repeats": 1},
-        "dtype": "float32",
-        "conditions": {"baseline": condition(), **conditions},
-        "contrasts": {"family": "each_against_baseline", "baseline": "baseline", "primary": "score"},
-    } | fields
-
-
-def rows(name: str, *, n: int = N, offset: int = 0, **columns: Any) -> pd.DataFrame:
-    """n valid trials of one condition; a column is a constant or one value per trial."""
-    frame = pd.DataFrame(
-        {
-            "stage": "measure",
-            "condition": name,
-            "item": [f"{i:04d}" for i in range(n)],
-            "donor": [f"d{i}" for i in range(n)],
-            "target": [f"t{i}" for i in range(n)],
-            "repeat": 0,
-            "status": "ok",
-            "reason": None,
-            "output_ids": [[offset + i, i + 1] for i in range(n)],
-            "score": [float((i * 7 + offset) % 5) for i in range(n)],
-            "origin": None,
-            "batch_rows": 8,
-            "batch_length": 30,
-        }
-    )
-    for key, value in columns.items():
-        frame[key] = value
-    return frame
-
-
-def receipt(
-    write_name: str, prefill: Sequence[int], decode: Sequence[int], change: float | None, **more: float
-) -> dict[str, Any]:
-    """Receipt columns of one write, each trial alike: (asked, written) by phase and the relative change."""
-    return {
-        f"{write_name}.asked_prefill": prefill[0],
-        f"{write_name}.positions_prefill": prefill[1],
-        f"{write_name}.asked_decode": decode[0],
-        f"{write_name}.positions_decode": decode[1],
-        f"{write_name}.positions_shadowed": 0,
-        f"{write_name}.relative_change": math.nan if change is None else change,
-        f"{write_name}.keys_ahead": 0,
-    } | {f"{write_name}.{key}": value for key, value in more.items()}
-
-
-def table(*frames: pd.DataFrame) -> pd.DataFrame:
-    return pd.concat(frames, ignore_index=True)
-
-
-def named(gates: Sequence[Gate], gate: str) -> list[Gate]:
-    return [found for found in gates if found.gate == gate]
-
-
-def gates_of(spec: Mapping[str, Any], columns: Mapping[str, Any], **fields: Any) -> list[Gate]:
-    """Gates of a run of baseline and one treated condition with one write, v_proj."""
-    trials = table(rows("baseline"), rows("treated", offset=100, **columns))
-    return result_gates(trials, manifest({"treated": condition({"v_proj": spec})}, **fields))
-
-
-def test_a_write_that_fires_and_changes_something_raises_no_gate() -> None:
-    assert gates_of(write(), receipt("v_proj", (0, 0), (149, 149), 0.4)) == []
-
-
-def test_trap_01_inert_patch_never_fires_in_decode() -> None:
-    gates = gates_of(write(min_positions=16), receipt("v_proj", (0, 0), (149, 0), None))
-    assert gates == [
-        Gate(
-            "treated",
-            "inert",
-            "fail",
-            "v_proj in treated never fired in decode: 0 of 2,980 positions asked were written. "
-            "It fires only on outputs of >= 16 positions; decode has 1.",
-        )
-    ]
-    assert blocking(gates, None) and blocking(gates, False) and not blocking(gates, True)
-
-
-def test_trap_01_a_write_for_both_phases_that_is_dead_in_one_is_inert() -> None:
-    gates = gates_of(write(during="both"), receipt("v_proj", (16, 16), (149, 0), 0.5))
-    assert [(g.gate, g.verdict) for g in gates] == [("inert", "fail")]
-    assert "in decode" in gates[0].sentence
-
-
-def test_trap_01_a_decode_write_that_found_no_decode_step_has_not_fired() -> None:
-    gates = gates_of(write(), receipt("v_proj", (0, 0), (0, 0), None))
-    assert [(g.gate, g.verdict) for g in gates] == [("inert", "fail")]
-    assert "no position was asked of it" in gates[0].sentence
-
-
-def test_a_write_for_both_phases_is_not_blamed_for_decode_steps_that_never_came() -> None:
-    assert gates_of(write(during="both"), receipt("v_proj", (16, 16), (0, 0), 0.5)) == []
-
-
-@pytest.mark.parametrize(
-    ("dtype", "change", "inert"),
-    [("float32", 9e-7, True), ("float32", 2e-6, False), ("bfloat16", 9e-4, True), ("bfloat16", 2e-3, False)],
-)
-def test_trap_01_a_write_that_changes_nothing_is_inert(dtype: str, change: float, inert: bool) -> None:
-    gates = gates_of(write(), receipt("v_proj", (0, 0), (9, 9), change), dtype=dtype)
-    assert [g.verdict for g in named(gates, "inert")] == (["fail"] if inert else [])
-
-
-def test_writes_without_an_old_tensor_are_judged_by_the_logits() -> None:
-    spec = write(site="kv_cache", during="prefill", align="whole", has_old=False)
-    dead = gates_of(spec, receipt("v_proj", (9, 9), (0, 0), None, logit_change=0.0))
-    assert [g.verdict for g in named(dead, "inert")] == ["fail"] and "logits" in dead[0].sentence
-    assert gates_of(spec, receipt("v_proj", (9, 9), (0, 0), None, logit_change=0.3)) == []
-    unmeasured = gates_of(spec, receipt("v_proj", (9, 9), (0, 0), None))
-    assert [g.verdict for g in named(unmeasured, "inert")] == ["warn"]
-    assert not blocking(unmeasured, None)
-
-
-def test_an_inert_write_that_is_expected_blocks_only_where_none_is_allowed() -> None:
-    gates = gates_of(write(expect="inert", min_positions=16), receipt("v_proj", (0, 0), (9, 0), None))
-    assert [(g.gate, g.verdict) for g in gates] == [("inert", "expected")]
-    assert gates[0].sentence.endswith("This was expected.")
-    assert not blocking(gates, None) and blocking(gates, False) and not blocking(gates, True)
-
-
-def test_a_write_that_was_expected_to_be_inert_and_fires_fails_its_expectation() -> None:
-    gates = gates_of(write(expect="inert"), receipt("v_proj", (0, 0), (9, 9), 0.4))
-    assert [(g.gate, g.verdict) for g in gates] == [("expect", "fail")]
-    assert "180 positions in decode, relative change 0.4" in gates[0].sentence
-    assert not blocking(gates, None)
-
-
-@pytest.mark.parametrize(("change", "verdict"), [(0.0, "expected"), (9e-5, "expected"), (2e-4, "fail")])
-def test_a_noop_must_fire_and_change_nothing(change: float, verdict: str) -> None:
-    gates = gates_of(write(expect="noop"), receipt("v_proj", (0, 0), (9, 9), change))
-    assert [(g.gate, g.verdict) for g in gates] == [("expect", verdict)]
-    assert not blocking(gates, None) and not blocking(gates, False)
-
-
-def test_a_noop_that_never_fires_is_inert() -> None:
-    gates = gates_of(write(expect="noop"), receipt("v_proj", (0, 0), (9, 0), None))
-    assert [(g.gate, g.verdict) for g in gates] == [("inert", "fail")]
-    assert blocking(gates, None)
-
-
-def test_a_noop_says_how_often_its_outputs_equal_the_baselines() -> None:
-    same = rows("treated", **receipt("v_proj", (0, 0), (9, 9), 0.0))
-    found = result_gates(
-        table(rows("baseline"), same), manifest({"treated": condition({"v_proj": write(expect="noop")})})
-    )
-    (gate,) = named(found, "expect")
-    assert "outputs equal those of baseline in 20 of 20 trials" in gate.sentence
-    assert [g.verdict for g in named(found, "identical")] == ["expected"]
-
-
-def test_trap_47_a_write_that_a_later_one_overwrites_is_shadowed_and_counts_as_inert() -> None:
-    columns = receipt("v_proj", (16, 16), (0, 0), 0.5, positions_shadowed=16)
-    gates = gates_of(write(during="prefill"), columns)
-    assert [(g.gate, g.verdict) for g in gates] == [("shadowed", "fail")]
-    assert "all 320 positions written in prefill were overwritten later" in gates[0].sentence
-    assert blocking(gates, None) and not blocking(gates, True)
-    partly = gates_of(write(during="prefill"), columns | {"v_proj.positions_shadowed": 4})
-    assert [(g.gate, g.verdict) for g in partly] == [("shadowed", "warn")]
-    assert not blocking(partly, None)
-    expected = gates_of(write(during="prefill", expect="inert"), columns)
-    assert [(g.gate, g.verdict) for g in expected] == [("shadowed", "expected")]
-
-
-def test_trap_47_a_write_shadowed_in_prefill_only_still_acts_in_decode() -> None:
-    columns = receipt("v_proj", (16, 16), (9, 9), 0.5, positions_shadowed=16)
-    (gate,) = gates_of(write(during="both"), columns)
-    assert gate.verdict == "fail" and gate.sentence.endswith("It counts as inert in prefill.")
-
-
-def test_a_partly_fired_write_says_why() -> None:
-    spec = write(during="prefill", min_positions=1)  # a guard of one position is none
-    (gate,) = gates_of(spec, receipt("v_proj", (16, 10), (0, 0), 0.5))
-    assert (gate.gate, gate.verdict) == ("partial", "warn")
-    assert "200 of 320 positions" in gate.sentence and "shorter than the window last:16" in gate.sentence
-
-
-def test_keys_ahead_of_the_query_are_counted() -> None:
-    spec = write(site="kv_cache", during="prefill", rope="keep")
-    (gate,) = gates_of(spec, receipt("v_proj", (9, 9), (0, 0), 0.5, keys_ahead=3))
-    assert (gate.gate, gate.verdict) == ("keys_ahead", "warn")
-    assert "60 keys" in gate.sentence and "in 20 of 20 trials (rope: keep)" in gate.sentence
-
-
-def test_receipts_count_valid_trials_only() -> None:
-    columns = receipt("v_proj", (0, 0), (9, 9), 0.5)
-    treated = rows("treated", offset=100, **columns)
-    treated["v_proj.positions_decode"] = [9] + [0] * (N - 1)
-    treated.loc[0, "status"] = "invalid"
-    gates = result_gates(
-        table(rows("baseline"), treated), manifest({"treated": condition({"v_proj": write()})})
-    )
-    assert [g.verdict for g in named(gates, "inert")] == ["fail"]
+from analyses.gates import all_gates, blocking, result_gates, unusable
+from tests.gating import SAMPLING, N, condition, manifest, named, receipt, rows, table, write
 
 
 def test_trap_20_a_control_identical_to_its_treatment_is_named() -> None:
@@ -242,7 +17,7 @@ def test_trap_20_a_control_identical_to_its_treatment_is_named() -> None:
     spec = manifest({"l27": condition({"v_proj": write()}), "l5": condition({"v_proj": write(layers=[1])})})
     (gate,) = named(result_gates(trials, spec), "identical")
     assert (gate.condition, gate.verdict) == ("l5", "fail")
-    assert "l5 and l27 gave the same output tokens in 20 of 20 shared trials (100%)" in gate.sentence
+    assert "l27 and l5 gave the same output tokens in 20 of 20 shared trials (100%)" in gate.sentence
 
 
 def test_trap_20_identity_is_expected_where_only_inert_writes_differ() -> None:
@@ -265,6 +40,41 @@ def test_trap_20_same_as_and_nearly_equal_arms() -> None:
     mostly = rows("again", output_ids=[[999], *rows("baseline")["output_ids"][1:]])
     spec = manifest({"again": condition({"v": write(during="prefill")})})
     assert named(result_gates(table(rows("baseline"), mostly), spec), "identical") == []
+
+
+def test_trap_20_conditions_of_equal_outputs_share_one_gate() -> None:
+    noop, acting = write(expect="noop"), write()
+    names = [f"c{i}" for i in range(7)]
+    columns = receipt("v_proj", (0, 0), (9, 9), 0.0) | receipt("w", (0, 0), (9, 9), 0.4)
+    trials = table(rows("baseline"), *(rows(name, **columns) for name in names), rows("other", offset=100))
+    conditions = {name: condition({"v_proj": noop}) for name in names}
+    conditions["c1"] = condition(same_as="c0", prompt="donor")
+    found = named(result_gates(trials, manifest(conditions | {"other": condition()})), "identical")
+    assert [(g.condition, g.verdict) for g in found] == [("c0", "expected")]
+    assert "baseline, c0, c1, c2, c3, c4, c5 and c6 gave the same output tokens" in found[0].sentence
+    assert "do nothing and same_as" in found[0].sentence and "other" not in found[0].sentence
+    conditions["c3"] = conditions["c5"] = condition({"w": acting})
+    (gate,) = named(result_gates(trials, manifest(conditions | {"other": condition()})), "identical")
+    assert (gate.condition, gate.verdict) == ("c3", "fail")
+    assert gate.sentence.endswith("(expected of c0, c1, c2, c4 and c6).")
+
+
+def test_trap_20_a_group_gives_the_figures_of_its_least_alike() -> None:
+    n = 200
+    outputs = {"baseline": 0, "a": 2, "b": 4}  # b agrees with a in 99%, with the baseline in 98%
+    frames = []
+    for name, changed in outputs.items():
+        frame = rows(name, n=n)
+        frame["output_ids"] = [[999 + i, i] if i < changed else [i, i] for i in range(n)]
+        frames.append(frame)
+    spec = manifest({name: condition({"v": write(during="prefill")}) for name in ("a", "b")})
+    (gate,) = named(result_gates(table(*frames), spec), "identical")
+    assert "baseline, a and b gave" in gate.sentence
+    assert "in at least 196 of 200 shared trials (98%)" in gate.sentence
+    frames = [rows("baseline"), rows("a"), rows("b")]
+    frames[2].loc[:4, "status"] = "invalid"
+    (gate,) = named(result_gates(table(*frames), spec), "identical")
+    assert "in every shared trial (15 to 20 of any two)" in gate.sentence
 
 
 def test_trap_20_without_outputs_the_primary_readout_is_compared() -> None:
@@ -304,8 +114,41 @@ def test_trap_35_differential_invalidity() -> None:
     (unequal,) = named(gates, "unequal_n")
     assert "4 of 20 trials of baseline had no valid partner" in unequal.sentence
     treated["status"] = "invalid"
-    (none,) = named(result_gates(table(rows("baseline"), treated), spec), "valid_rate")
-    assert none.verdict == "fail" and "nothing can be said" in none.sentence
+    found = result_gates(table(rows("baseline"), treated), spec)
+    (none,) = named(found, "no_valid_trials")
+    assert (none.condition, none.verdict) == ("treated", "fail")
+    assert (
+        "none of the 20 trials of treated is valid (20 invalid, most often: prompt shorter" in none.sentence
+    )
+    assert named(found, "valid_rate") == [] and not unusable(found)
+
+
+def test_trap_35_a_run_without_one_valid_trial_is_unusable() -> None:
+    frames = [rows("baseline"), rows("treated", offset=100)]
+    for frame in frames:
+        frame["status"], frame["reason"] = "invalid", "a window of 400 is longer than a prompt of 31 tokens"
+    frames[1].loc[:4, ["status", "reason"]] = ["failed", "out of memory"]
+    spec = manifest({"treated": condition({"v_proj": write()})})
+    gates = result_gates(table(*frames), spec)
+    none = named(gates, "no_valid_trials")
+    assert [(g.condition, g.verdict) for g in none] == [
+        ("all", "fail"),
+        ("baseline", "fail"),
+        ("treated", "fail"),
+    ]
+    assert none == gates[:3] and unusable(gates)
+    assert "(15 invalid and 5 failed, most often: a window of 400 is longer" in none[2].sentence
+    frames[0]["status"] = "pending"  # these may still be valid
+    waiting = result_gates(table(*frames), spec)
+    assert [g.condition for g in named(waiting, "no_valid_trials")] == ["treated"] and not unusable(waiting)
+    frames[0].loc[3, "status"] = "ok"
+    assert not unusable(result_gates(table(*frames), spec))
+
+
+def test_trap_35_a_condition_without_a_row_has_no_valid_trial() -> None:
+    gates = result_gates(table(rows("baseline")), manifest({"treated": condition()}))
+    (none,) = named(gates, "no_valid_trials")
+    assert none.condition == "treated" and "no trial at all" in none.sentence
 
 
 def test_equal_loss_in_both_arms_is_not_differential() -> None:
@@ -356,6 +199,25 @@ def test_a_path_that_differs_by_more_than_the_writes_is_named() -> None:
     spec = manifest({"treated": condition(replay_last_token=True)})
     (gate,) = named(result_gates(table(rows("baseline"), rows("treated", offset=9)), spec), "path")
     assert "replay_last_token on, not off" in gate.sentence
+
+
+def test_conditions_that_differ_alike_from_the_baseline_share_a_sentence() -> None:
+    other = SAMPLING | {"top_k": 50}
+    names = ("a", "b", "c")
+    conditions = {
+        "a": condition(sampling=other, replay_last_token=True),
+        "b": condition(sampling=other, replay_last_token=True),
+        "c": condition(sampling=other | {"temperature": 1.0}, replay_last_token=True),
+    }
+    trials = table(rows("baseline"), *(rows(name, offset=100 + 50 * i) for i, name in enumerate(names)))
+    gates = result_gates(trials, manifest(conditions))
+    first, second = named(gates, "sampler")
+    assert first.condition == "a" and first.sentence.startswith(
+        "a and b sample differently from baseline (top_k"
+    )
+    assert second.sentence.startswith("c samples differently from baseline (temperature 1.0, not 0.8; top_k")
+    (path,) = named(gates, "path")
+    assert path.sentence.startswith("a, b and c take another path than baseline")
 
 
 def test_trap_44_reused_rows_of_unlike_batch_shapes_matter_in_low_precision_only() -> None:

@@ -89,6 +89,24 @@ def test_declared_numbers_of_a_local_model_must_agree_with_its_files(tmp_path: P
     assert "to state layers" in faults(KV_ONLY, f"model.path={local_model(tmp_path, num_hidden_layers=None)}")
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"num_key_value_heads": 3}, "num_key_value_heads: expected a divisor of the 14 query heads, got 3"),
+        ({"num_hidden_layers": "24"}, "num_hidden_layers: expected a whole number, got '24'"),
+        ({"num_attention_heads": 0}, "num_attention_heads: expected more than 0, got 0"),
+        ({"max_position_embeddings": True}, "max_position_embeddings: expected a whole number, got true"),
+        ({"head_dim": -1}, "head_dim: expected more than 0, got -1"),
+        ({"model_type": 3}, "model_type: expected a text, got 3"),
+    ],
+)
+def test_wrong_numbers_of_a_local_model_are_told_of_its_own_file(
+    tmp_path: Path, changes: dict[str, object], message: str
+) -> None:
+    told = faults(KV_ONLY, f"model.path={local_model(tmp_path, **changes)}")
+    assert told == f"{tmp_path / 'config.json'}: {message}"
+
+
 def test_hash_ignores_where_and_how_but_not_what() -> None:
     def hashed(*overrides: str) -> str:
         return config_hash(resolved_mapping(compose([KV_ONLY, *overrides])))

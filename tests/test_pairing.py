@@ -170,6 +170,13 @@ def test_groups_limit_the_bank_and_unknown_ones_are_named() -> None:
             r":2: id: .*line 1",
         ),
         (["[1]\n"], r":1: expected a JSON object"),
+        (["[" * 100_000 + "\n"], r":1: expected one JSON object a line"),
+        (['{"tokens": ' + "1" * 5000 + "}\n"], r":1: expected one JSON object a line"),
+        (
+            [{"id": "a", "group": "g", "text": "ab\ud83d"}],
+            r":1: text: expected text that UTF-8 can hold.*surrogate pair \(\\ud83d\) as character 3",
+        ),
+        ([{"id": "\udc00", "group": "g", "text": "x"}], r":1: id: expected text that UTF-8 can hold"),
         ([], r"at least one prompt"),
     ],
 )
@@ -190,6 +197,14 @@ def test_bank_that_is_not_utf_8_is_refused_with_its_line(tmp_path: Path) -> None
     path.write_bytes(b'{"id": "a", "group": "g", "text": "x"}\n{"id": "b", "group": "g", "text": "\xff"}\n')
     with pytest.raises(ConfigurationError, match=r":2: expected UTF-8, got byte 0xff"):
         read_bank("b", path)
+
+
+def test_faults_of_a_bank_can_always_be_printed(tmp_path: Path) -> None:
+    path = write_bank(tmp_path / "b.jsonl", {"id": "a\ud83d", "group": "g", "text": "x", "\ud83d": 1})
+    with pytest.raises(ConfigurationError) as caught:
+        read_bank("b", path)
+    assert [problem.key for problem in caught.value.problems] == ["id", r"\ud83d"]
+    assert str(caught.value).encode("utf-8")
 
 
 def test_odd_unicode_survives(tmp_path: Path) -> None:

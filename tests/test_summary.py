@@ -6,114 +6,19 @@ import io
 import json
 import math
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
 from scipy import stats
 
 from analyses.contrasts import contrasts
-from analyses.join import PLAN_SCHEMA
 from analyses.pairs import pair
 from analyses.summary import summarise, write_summary
-from analyses.tables import SCORES, Run, TableError, load_run, value_columns
+from analyses.tables import Run, load_run, value_columns
 from analyses.terminal import print_summary
 from analyses.wording import figure, p_value, share
-
-N = 60
-EFFECTS = {"baseline": 0.0, "kv_only": 3.0, "transfer_l5": 3.0, "kv_plain": 0.0, "kv_self": 0.0}
-
-
-def made_manifest(**contrast_options: Any) -> dict[str, Any]:
-    write = {"site": "kv_cache", "layers": [0], "op": "replace", "value": "donor", "positions": "all"}
-    kv = {"kv": write | {"during": "prefill", "expect": None, "min_positions": None, "has_old": True}}
-    sampling = {"temperature": 0.8, "top_k": None, "top_p": None, "max_new_tokens": 20}
-    options = {
-        "family": "each_against_baseline",
-        "baseline": "baseline",
-        "primary": "score",
-        "extra": [],
-        "same": [],
-    }
-    conditions = {
-        name: {
-            "label": f"label of {name}",
-            "words": [f"What {name} does."],
-            "writes": {} if name == "baseline" else kv,
-            "sampling": sampling,
-            "same_as": None,
-        }
-        for name in EFFECTS
-    }
-    conditions["kv_self"]["writes"] = {"kv": kv["kv"] | {"value": "self", "expect": "noop"}}
-    return {
-        "schema": 1,
-        "status": "done",
-        "experiment": {"name": "made", "question": "Does it carry over?", "n": N, "repeats": 1},
-        "dtype": "float32",
-        "model": {"name": "organism", "layers": 9},
-        "conditions": conditions,
-        "contrasts": options | {"statistics": "paired_clustered"} | contrast_options,
-        "readouts": ["behaviour"],
-        "plan_gates": [],
-        "counts": {"planned": N * len(EFFECTS)},
-        "published": None,
-        "prompts": {"asked": N},
-    }
-
-
-def made_trials(seed: int = 0) -> pd.DataFrame:
-    """Five conditions over the same items: 12 donors, 15 targets; kv_self repeats the baseline exactly."""
-    rng = np.random.default_rng(seed)
-    donor, target = rng.integers(12, size=N), rng.integers(15, size=N)
-    base = rng.poisson(0.8, N) + rng.integers(0, 2, 15)[target]
-    rows = []
-    for number, (name, effect) in enumerate(EFFECTS.items()):
-        gain = rng.poisson(effect, N) if effect else rng.integers(-1, 2, N) * (name == "kv_plain")
-        score = np.maximum(base + gain, 0)
-        for i in range(N):
-            acts = name != "baseline"
-            rows.append(
-                {
-                    "stage": "measure",
-                    "condition": name,
-                    "item": f"{i:04d}",
-                    "repeat": 0,
-                    "donor": f"d{donor[i]}",
-                    "target": f"t{target[i]}",
-                    "status": "ok",
-                    "reason": None,
-                    "output_ids": [i, 0 if name == "kv_self" else number],
-                    "n_new": 2,
-                    "score": float(score[i]),
-                    "markers": float(score[i]),
-                    "bonus": 0.0,
-                    "strict": float(score[i] // 2),
-                    "perplexity": math.nan if i == 0 else 20.0 + number,
-                    "kv.asked_prefill": 10.0 if acts else math.nan,
-                    "kv.positions_prefill": 10.0 if acts else math.nan,
-                    "kv.asked_decode": 0.0 if acts else math.nan,
-                    "kv.positions_decode": 0.0 if acts else math.nan,
-                    "kv.relative_change": math.nan if not acts else 0.0 if name == "kv_self" else 0.7,
-                    "origin": None,
-                }
-            )
-    return pd.DataFrame(rows)
-
-
-def made_run(folder: Path = Path("."), **contrast_options: Any) -> Run:
-    return Run(made_trials(), made_manifest(**contrast_options), folder)
-
-
-def save(folder: Path, trials: pd.DataFrame, manifest: dict[str, Any]) -> Path:
-    folder.mkdir()
-    trials.to_parquet(folder / "trials.parquet")
-    (folder / "manifest.json").write_text(json.dumps(manifest))
-    return folder
+from tests.made_run import EFFECTS, N, made_manifest, made_run, made_trials, save
 
 
 def test_the_family_is_each_condition_against_the_baseline_with_holm_over_all() -> None:
@@ -292,81 +197,25 @@ def test_the_terminal_summary_fits_and_ends_with_its_sentences(width: int) -> No
         assert head in text
 
 
-RECEIPT = {
-    "positions_decode": 0,
-    "asked_decode": 0,
-    "positions_shadowed": 0,
-    "keys_ahead": 0,
-    "logit_change": None,
-}
-
-
-def save_running(folder: Path, trials: pd.DataFrame, manifest: dict[str, Any]) -> list[str]:
-    """Write a run that is still going, without results; returns the lines of its segments."""
-    (folder / "segments").mkdir(parents=True)
-    for condition in manifest["conditions"].values():
-        condition["receipt_order"] = list(condition["writes"])
-    (folder / "manifest.json").write_text(json.dumps(manifest | {"status": "running"}))
-    rows = trials.to_dict(orient="records")
-    for number, row in enumerate(rows):
-        row |= {"key": f"k{number}", "experiment": "made", "group": "", "split": "", "seed": 42}
-        row |= {"target_ids": [1], "donor_ids": [("donor", [1])]}
-    names = PLAN_SCHEMA.names
-    plan = pa.Table.from_pylist([{name: row[name] for name in names} for row in rows], schema=PLAN_SCHEMA)
-    pq.write_table(plan, folder / "plan.parquet")
-    lines = []
-    for row in rows:
-        kv = {k: row[f"kv.{k}"] for k in ("asked_prefill", "positions_prefill", "relative_change")}
-        scores = {k: None if math.isnan(row[k]) else row[k] for k in SCORES}
-        result = {k: row[k] for k in ("key", "status", "reason", "output_ids", "n_new", "origin")}
-        result |= {"text": "", "finish": "eos", "batch_rows": 1, "batch_length": 9, "min_margin": 1.0}
-        receipts = [] if row["condition"] == "baseline" else [kv | RECEIPT]
-        lines.append(json.dumps(result | {"scores": scores, "receipts": receipts}))
-    return lines
-
-
-def test_finished_and_running_runs_give_the_same_figures(tmp_path: Path) -> None:
+def test_many_conditions_keep_the_terminal_readable() -> None:
     trials, manifest = made_trials(), made_manifest()
-    finished = load_run(save(tmp_path / "v0001", trials, manifest))
-    running = tmp_path / "v0002"
-    lines = save_running(running, trials, manifest)
-    segments = running / "segments"
-    (segments / "0000-1.jsonl").write_text("\n".join(lines[:100]) + "\n")
-    (segments / "0001-2.jsonl").write_text("\n".join(lines[100:]) + '\n{"key": "k')
-    first, second = summarise(finished), summarise(load_run(running))
-    assert first["contrasts"] == second["contrasts"] and first["gates"] == second["gates"]
-    (segments / "0001-2.jsonl").unlink()
-    assert summarise(load_run(running))["counts"]["pending"] == 200
-    (segments / "0000-1.jsonl").write_text(lines[0] + "\n{torn\n" + lines[1] + "\n")
-    with pytest.raises(TableError, match=r"0000-1\.jsonl:2: expected one JSON object a line"):
-        load_run(running)
-
-
-def test_a_failed_trial_gives_way_to_a_later_result(tmp_path: Path) -> None:
-    lines = save_running(tmp_path / "v0001", made_trials(), made_manifest())
-    failed = json.loads(lines[0]) | {"status": "failed", "reason": "out of memory"}
-    (tmp_path / "v0001" / "segments" / "0000-1.jsonl").write_text(json.dumps(failed) + "\n")
-    assert load_run(tmp_path / "v0001").trials["status"].to_list().count("failed") == 1
-    (tmp_path / "v0001" / "segments" / "0001-1.jsonl").write_text(lines[0] + "\n")
-    assert load_run(tmp_path / "v0001").trials["status"].to_list().count("failed") == 0
-
-
-def test_what_cannot_be_read_is_named(tmp_path: Path) -> None:
-    with pytest.raises(TableError, match="expected the folder of a run"):
-        load_run(tmp_path / "none")
-    folder = tmp_path / "v0001"
-    folder.mkdir()
-    with pytest.raises(TableError, match=r"manifest\.json"):
-        load_run(folder)
-    (folder / "manifest.json").write_text('{"schema": 2}')
-    with pytest.raises(TableError, match="schema: expected 1, got 2"):
-        load_run(folder)
-    (folder / "manifest.json").write_text('{"schema": 1}')
-    with pytest.raises(TableError, match="found neither"):
-        load_run(folder)
-    pd.DataFrame({"item": ["0000"]}).to_parquet(folder / "trials.parquet")
-    with pytest.raises(TableError, match="missing: stage, condition, repeat, status"):
-        load_run(folder)
+    for i in range(14):
+        name = f"kv_only_in_layers_{i:02d}_to_{i + 4:02d}"
+        trials = pd.concat(
+            [trials, made_trials(i + 1).query("condition == 'kv_only'").assign(condition=name)]
+        )
+        manifest["conditions"][name] = manifest["conditions"]["kv_only"] | {
+            "label": f"cache of {i} to {i + 4}"
+        }
+    summary = summarise(Run(trials.reset_index(drop=True), manifest, Path(".")))
+    stream = io.StringIO()
+    print_summary(Console(file=stream, width=110, color_system=None), summary)
+    lines = stream.getvalue().splitlines()
+    assert max(map(len, lines)) <= 110
+    for name, found in summary["conditions"].items():
+        row = next(line for line in lines if line.startswith(f" {name}:") or line.startswith(f"{name}:"))
+        cells = row.split()
+        assert "60" in cells and figure(found["readouts"]["score"]["mean"]) in cells
 
 
 def test_receipts_and_axes_are_no_readouts() -> None:

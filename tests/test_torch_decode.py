@@ -393,3 +393,51 @@ def test_lockstep_writes_the_donors_own_tokens(backend):
     expected = backend.decode([Row(donor, GREEDY, stream=3)])[0]
     assert found.output_ids == expected.output_ids
     assert found.receipts["r"].relative_change < 1e-4
+
+
+def test_lockstep_does_not_depend_on_its_neighbours_and_ends_with_the_donor(backend):
+    rng = random.Random(67)
+    lockstep = write("r", "resid_post", (2,), during="decode", positions="all", hold="lockstep")
+    rows = [
+        Row(prompt(rng, 9), sampling, (lockstep,), {"donor": prompt(rng, 8)}, stream=5)
+        for sampling in (Sampling(0.9, 20), Sampling(3.0, 20), Sampling(0.9, 3), Sampling(0.9, 1))
+        for _ in range(4)
+    ]
+    rows = [dataclasses.replace(row, sources=rows[0].sources) for row in rows]
+    together = backend.decode(rows)
+    for row, found in zip(rows, together, strict=True):
+        alone = backend.decode([row])[0]
+        assert alone.output_ids == found.output_ids or min(alone.min_margin, found.min_margin) < NEAR_TIE
+        own = backend.decode([Row(row.sources["donor"], row.sampling, stream=5)])[0]
+        receipt = found.receipts["r"]
+        assert receipt.positions_decode == min(receipt.asked_decode, len(own.output_ids) - 1)
+
+
+def test_a_write_that_a_later_one_overwrites_is_shadowed(backend):
+    rng = random.Random(71)
+    first = write("a", "v_proj", (1, 2), positions="last:4", during="both", hold="last")
+    later = dataclasses.replace(write("b", "v_proj", positions="last:3", during="both", op="zero"), order=1)
+    row = Row(prompt(rng, 12), GREEDY, (first, later), {"donor": prompt(rng, 9)})
+    found = backend.decode([row])[0].receipts
+    assert (found["a"].shadowed, found["b"].shadowed) == (3, 0)
+    assert found["a"].decode_shadowed == found["a"].positions_decode > 0
+    assert found["b"].decode_shadowed == 0
+    partial = dataclasses.replace(later, layers=(1,))
+    found = backend.decode([dataclasses.replace(row, writes=(first, partial))])[0].receipts
+    assert (found["a"].shadowed, found["a"].decode_shadowed) == (0, 0)
+
+
+def test_logit_change_belongs_to_the_cache_write_alone(backend):
+    rng = random.Random(73)
+    own = write("kv", "kv_cache", align="whole", role="self")
+    zero = write("r", "resid_post", (2,), op="zero", positions="index:-1")
+    found = backend.decode([Row(prompt(rng, 12), GREEDY, (own, zero))])[0].receipts
+    assert found["kv"].logit_change < 1e-5
+    assert found["r"].positions_prefill == 1
+
+
+def test_a_whole_cache_stands_alone(backend):
+    rng = random.Random(79)
+    both = (write("kv", "kv_cache", align="whole"), write("z", "kv_cache", op="zero", positions="last:2"))
+    found = backend.decode([Row(prompt(rng, 12), GREEDY, both, {"donor": prompt(rng, 9)})])[0]
+    assert found.invalid is not None and "whole or concat" in found.invalid

@@ -73,6 +73,13 @@ def test_every_hold_is_told_differently() -> None:
     assert len(told) == len(HOLDS)
 
 
+def test_sliding_is_told_as_the_rewriting_of_the_running_context() -> None:
+    told = words(condition(v_proj("sliding")))
+    assert (
+        "in decode, at every step, the v_proj output at the context's last 16 positions is replaced" in told
+    )
+
+
 def test_trap_02_same_name_for_different_operations_is_told_apart() -> None:
     window = condition(v_proj(value=Value("shuffled_window", "donor"), name="shuffled"))
     sequence = condition(v_proj(value=Value("shuffled_sequence", "donor"), name="shuffled"))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 import torch
 
@@ -14,27 +15,42 @@ from backends.contract import (
     Footprint,
     ModelInfo,
     ModelSource,
+    OutOfMemory,
     Prefix,
     Probe,
     Reduce,
     Row,
-    Sampling,
     ScoreRow,
     Site,
     Start,
+    Write,
 )
 from backends.positions import PositionError
 from backends.rowplan import RowPlan, needs, plan_row
 from backends.torch.capture import capture_prompts, reduced
+from backends.torch.edits import RecordingKey
 from backends.torch.generate import Recorder, decoded, generate, receipts
 from backends.torch.hooks import Board, Spot
+from backends.torch.kv import check_rope
 from backends.torch.loading import load
 from backends.torch.prefix import run_prefix
 from backends.torch.recompute import regenerate
 from backends.torch.score import perplexity
 from backends.torch.sources import Sources
 
-Recording = dict[tuple[tuple[int, ...], int], dict[Spot, torch.Tensor]]
+Recording = dict[RecordingKey, dict[Spot, torch.Tensor]]
+
+
+@contextmanager
+def memory_as_ours() -> Iterator[None]:
+    """Turn torch's out-of-memory error, wherever in a batch it arises, into the contract's."""
+    try:
+        yield
+    except RuntimeError as error:
+        on_device = isinstance(error, torch.OutOfMemoryError)
+        if on_device or "can't allocate memory" in str(error):
+            raise OutOfMemory(str(error).splitlines()[0]) from error
+        raise
 
 
 class TorchBackend:
@@ -64,9 +80,14 @@ class TorchBackend:
             budget=self._budget,
         )
 
+    def check(self, writes: Sequence[Write]) -> None:
+        """Raises BackendError for keys that cannot be re-rotated in this model."""
+        check_rope(self._loaded, writes)
+
     def prefix(self, ids: tuple[int, ...]) -> Prefix:
         """Run a common beginning of prompts once. Raises OutOfMemory."""
-        return Prefix(ids, run_prefix(self._loaded, self._board, ids))
+        with memory_as_ours():
+            return Prefix(ids, run_prefix(self._loaded, self._board, ids))
 
     def capture(
         self,
@@ -83,8 +104,9 @@ class TorchBackend:
         cannot begin at the start, OutOfMemory.
         """
         plans = [plan_row(row) for row in rows]
-        self._capture_sources(plans)
-        captured = capture_prompts(self._loaded, self._board, self._sources, plans, sites, start)
+        with memory_as_ours():
+            self._capture_sources(plans)
+            captured = capture_prompts(self._loaded, self._board, self._sources, plans, sites, start)
         return [Captured({spot: reduced(each, reduce) for spot, each in found.items()}) for found in captured]
 
     def score(
@@ -94,7 +116,8 @@ class TorchBackend:
         out: list[dict[str, float | None]] = [{} for _ in rows]
         for probe in probes:
             assert probe.kind == "perplexity"
-            values = perplexity(self._loaded, rows, self._chunk_tokens(), start)
+            with memory_as_ours():
+                values = perplexity(self._loaded, rows, self._chunk_tokens(), start)
             for found, value in zip(out, values, strict=True):
                 found[probe.kind] = value
         return out
@@ -113,6 +136,12 @@ class TorchBackend:
                 plans[index] = plan_row(row)
             except PositionError as error:
                 out[index] = Decoded((), "length", {}, float("inf"), len(rows), len(row.ids), str(error))
+        with memory_as_ours():
+            for index, result in self._decode(plans, start):
+                out[index] = result
+        return [result for result in out if result is not None]
+
+    def _decode(self, plans: Mapping[int, RowPlan], start: Start | None) -> Iterator[tuple[int, Decoded]]:
         self._capture_sources(list(plans.values()))
         recorded = self._record(list(plans.values()))
         cached = [index for index, plan in plans.items() if not plan.row.recompute]
@@ -126,9 +155,7 @@ class TorchBackend:
             places = (self._loaded, self._board, self._sources, batch, recorded)
             outcome = generate(*places, start=start) if chosen is cached else regenerate(*places)
             found = receipts(self._loaded, batch, outcome)
-            for index, result in zip(chosen, decoded(batch, outcome, found), strict=True):
-                out[index] = result
-        return [result for result in out if result is not None]
+            yield from zip(chosen, decoded(batch, outcome, found), strict=True)
 
     def _chunk_tokens(self) -> int:
         return max(1, self._budget // 4 // (self.footprint.bytes_per_token + 4 * self.info.width))
@@ -138,26 +165,21 @@ class TorchBackend:
             self._sources.ensure(needs(plans), self._chunk_tokens())
 
     def _record(self, plans: Sequence[RowPlan]) -> Recording:
-        """For `hold: lockstep`: generate from each donor with the row's own stream, and keep the
-        activations of the donor's t-th new token."""
-        wanted: dict[tuple[tuple[int, ...], int], tuple[Sampling, set[Spot]]] = {}
+        """For `hold: lockstep`: generate from each donor with the row's own stream and sampling, and keep the
+        activations of the donor's t-th new token. A donor whose first token ends its text has none."""
+        wanted: dict[RecordingKey, set[Spot]] = {}
         for plan in plans:
             for item in plan.writes:
                 if item.write.hold == "lockstep" and item.source is not None:
-                    entry = wanted.setdefault((item.source, plan.row.stream), (plan.row.sampling, set()))
-                    entry[1].update((item.write.site, layer) for layer in item.write.layers)
+                    spots = wanted.setdefault((item.source, plan.row.stream, plan.row.sampling), set())
+                    spots.update((item.write.site, layer) for layer in item.write.layers)
         if not wanted:
             return {}
-        spots = frozenset().union(*(found for _, found in wanted.values()))
-        donors = [Row(ids=ids, sampling=s, stream=stream) for (ids, stream), (s, _) in wanted.items()]
-        recorder = Recorder(spots)
-        batch = [plan_row(row) for row in donors]
+        recorder = Recorder(frozenset().union(*wanted.values()))
+        batch = [plan_row(Row(ids=ids, sampling=s, stream=stream)) for ids, stream, s in wanted]
         outcome = generate(self._loaded, self._board, self._sources, batch, {}, recorder)
-        kept = outcome.progress.forwards.clamp_min(1).tolist()
-        out: Recording = {}
-        for index, key in enumerate(wanted):
-            out[key] = {
-                spot: torch.stack([step[index] for step in steps[: kept[index]]])
-                for spot, steps in recorder.seen.items()
-            }
-        return out
+        kept = outcome.progress.forwards.tolist()
+        return {
+            key: {spot: recorder.rows(spot, index, kept[index], self._loaded) for spot in spots}
+            for index, (key, spots) in enumerate(wanted.items())
+        }

@@ -8,7 +8,7 @@ from typing import Literal
 
 import torch
 
-from backends.contract import Write
+from backends.contract import Sampling, Write
 from backends.rowplan import Pairs, RowPlan, WritePlan, noise_stream
 from backends.torch.hooks import Spot, Tally, Touch
 from backends.torch.loading import Loaded
@@ -17,7 +17,9 @@ from backends.torch.sources import Sources
 
 Phase = Literal["prefill", "decode"]
 Tallies = dict[tuple[Phase, Write], Tally]
-Recorded = Mapping[tuple[tuple[int, ...], int], Mapping[Spot, torch.Tensor]]
+# What a donor's own generation recorded: (donor, stream, sampling) -> site and layer -> [tokens, width].
+RecordingKey = tuple[tuple[int, ...], int, Sampling]
+Recorded = Mapping[RecordingKey, Mapping[Spot, torch.Tensor]]
 
 
 @dataclass(frozen=True)
@@ -136,6 +138,7 @@ class DecodeEdit:
     length: torch.Tensor
     wait: torch.Tensor
     settled: int
+    expires: int
     head_width: int
     columns: torch.Tensor | None
 
@@ -168,6 +171,7 @@ class DecodeEdit:
             self.length[stay],
             self.wait[stay],
             self.settled,
+            self.expires,
             self.head_width,
             self.columns,
         )
@@ -183,10 +187,13 @@ class DecodeEdit:
             noise = keys_at(self.high, self.low, self.length + t)
         elif self.table is not None and self.counts is not None:
             at = t % self.counts if self.write.hold == "cycle" else torch.minimum(t, self.counts - 1)
+            at = at.clamp_min(0)
             value = self.table[torch.arange(len(at), device=at.device), at]
         acts = t >= self.wait  # until then rows are left alone
+        if self.write.hold == "lockstep" and self.counts is not None:
+            acts &= t < self.counts  # the donor has no t-th token of its own any more
         rows, slots, acting = self.rows, self.slots, weight.to(self.rows.device)[self.rows]
-        if step < self.settled:
+        if step < self.settled or step >= self.expires:
             rows, slots, acting = rows[acts], slots[acts], acting[acts]
             value = None if value is None else value[acts]
             noise = None if noise is None else noise[acts]
@@ -239,6 +246,8 @@ def decode_edits(
                 ]
                 counts = torch.tensor([len(v) for v in values], device=device)
                 table = torch.nn.utils.rnn.pad_sequence(values, batch_first=True).to(device)
+                if table.shape[1] == 0:
+                    continue  # no donor has a token of its own: the write never acts, and its receipt says so
             edits.append(
                 DecodeEdit(
                     write,
@@ -254,11 +263,20 @@ def decode_edits(
                     torch.tensor([p.slots for _, p, _ in group], device=device),
                     torch.tensor(waits, device=device),
                     max(0, *waits),
+                    _expiry(write, counts, group),
                     head_width(loaded, write),
                     columns(loaded, write, device),
                 )
             )
     return edits
+
+
+def _expiry(
+    write: Write, counts: torch.Tensor | None, group: Sequence[tuple[int, RowPlan, WritePlan]]
+) -> int:
+    if write.hold != "lockstep" or counts is None:
+        return max(plan.row.sampling.max_new_tokens for _, plan, _ in group) + 1
+    return int(counts.min()) - 1  # rows that replay are one step ahead
 
 
 def _window_rows(
@@ -267,7 +285,7 @@ def _window_rows(
     """The rows [n, width] that a decode write draws from, by its `hold`."""
     assert item.source is not None and item.window is not None
     if item.write.hold == "lockstep":
-        return recorded[(item.source, plan.row.stream)][spot]
+        return recorded[(item.source, plan.row.stream, plan.row.sampling)][spot]
     captured = sources.get(item.source).sites[spot]
     window = captured[torch.from_numpy(item.window).to(captured.device)]
     if item.write.hold == "last":

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 import torch
 
-from backends.contract import OutOfMemory
 from backends.torch.cache import SlotCache
 from backends.torch.loading import Loaded
 
@@ -35,7 +34,7 @@ def call(
 ) -> torch.Tensor:
     """Logits [rows, keep, vocabulary] of the last `keep` positions.
 
-    ids, positions: [rows, queries]; allowed: bool [rows, queries, keys]. Raises OutOfMemory.
+    ids, positions: [rows, queries]; allowed: bool [rows, queries, keys].
     """
     return _run(loaded, {"input_ids": ids}, positions, allowed, cache, keep)
 
@@ -59,28 +58,20 @@ def _run(
     cache: SlotCache | None,
     keep: int,
 ) -> torch.Tensor:
-    try:
-        logits: torch.Tensor = loaded.model(
-            **inputs,
-            attention_mask=attention_mask(loaded, allowed),
-            position_ids=positions,
-            past_key_values=cache,
-            use_cache=cache is not None,
-            logits_to_keep=keep,
-        ).logits
-    except torch.OutOfMemoryError as error:
-        raise OutOfMemory(str(error).splitlines()[0]) from error
+    logits: torch.Tensor = loaded.model(
+        **inputs,
+        attention_mask=attention_mask(loaded, allowed),
+        position_ids=positions,
+        past_key_values=cache,
+        use_cache=cache is not None,
+        logits_to_keep=keep,
+    ).logits
     return logits
 
 
 def new_cache(loaded: Loaded, rows: int, slots: int) -> SlotCache:
-    """Empty slots for a batch. Raises OutOfMemory."""
-    try:
-        return SlotCache.empty(loaded.layer_places, rows, loaded.info.kv_heads, slots, loaded.info.head_width)
-    except (torch.OutOfMemoryError, RuntimeError) as error:
-        if "memory" not in str(error).lower():
-            raise
-        raise OutOfMemory(str(error).splitlines()[0]) from error
+    """Empty slots for a batch."""
+    return SlotCache.empty(loaded.layer_places, rows, loaded.info.kv_heads, slots, loaded.info.head_width)
 
 
 def pad_left(loaded: Loaded, sequences: Sequence[Sequence[int]]) -> tuple[torch.Tensor, torch.Tensor]:

@@ -4,7 +4,7 @@ decode)."""
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -21,7 +21,7 @@ from backends.torch.edits import (
 )
 from backends.torch.forward import call, new_cache, prefill, within_window
 from backends.torch.hooks import Board, Spot, Tap, Touch
-from backends.torch.kv import Prefilled, assemble, check_rope
+from backends.torch.kv import Prefilled, assemble
 from backends.torch.loading import Loaded
 from backends.torch.prefix import PrefixRun, check_start, expanded, last_token_from
 from backends.torch.sampling import Sampler
@@ -102,6 +102,13 @@ class Recorder:
         for spot in self.spots:
             board.taps[spot] = self._keep(spot)
 
+    def rows(self, spot: Spot, row: int, count: int, loaded: Loaded) -> torch.Tensor:
+        """What one row's first `count` decode forwards had at a spot: [count, width]."""
+        steps = self.seen.get(spot, [])[:count]
+        if steps:
+            return torch.stack([step[row] for step in steps])
+        return torch.zeros(0, loaded.info.width, device=loaded.device)
+
     def _keep(self, spot: Spot) -> Tap:
         def tap(hidden: torch.Tensor) -> None:
             self.seen.setdefault(spot, []).append(hidden[:, -1].clone())
@@ -129,7 +136,6 @@ def generate(
     start: Start | None = None,
 ) -> Outcome:
     """Decode a batch with the cache. Sources must have been captured. Raises OutOfMemory, BackendError."""
-    check_rope(loaded, plans)
     rows = [plan.row for plan in plans]
     if start is not None:
         check_start(start, [r.ids for r in rows], [w for r in rows for w in r.writes], loaded.info.layers)
@@ -295,7 +301,11 @@ def _logit_change(
     [rows]; None where no row has a write without an old tensor."""
     if all(plan.structural is None for plan in plans):
         return None
-    board.touches = {}
+    # The twin keeps all other writes at the last token; only what they count is thrown away.
+    board.touches = {
+        spot: [replace(touch, tally=touch.tally.blank()) for touch in touches]
+        for spot, touches in board.touches.items()
+    }
     cache, pads = assemble(loaded, sources, plans, before, 1, {}, with_writes=False)
     slots = torch.tensor([len(plan.prefill_ids) for plan in plans], device=loaded.device)
     tokens = torch.tensor([plan.row.ids[-1] for plan in plans], device=loaded.device)
@@ -329,7 +339,8 @@ def receipts(loaded: Loaded, plans: Sequence[RowPlan], outcome: Outcome) -> list
                 positions_prefill=before[0][row],
                 positions_decode=after[0][row],
                 relative_change=total / measured if measured and write.has_old else None,
-                shadowed=hidden.get(write.name, 0),
+                shadowed=hidden[write.name].prefill,
+                decode_shadowed=after[0][row] if hidden[write.name].decode else 0,
                 keys_ahead=keys_ahead(plan, item),
                 logit_change=change[row] if change is not None and not write.has_old else None,
             )

@@ -46,6 +46,10 @@ class Tally:
         self.change.index_add_(0, rows, change * ones)
         self.measured.index_add_(0, rows, ones)
 
+    def blank(self) -> Tally:
+        """A tally of the same shape that has counted nothing."""
+        return Tally(len(self.counts), len(self.change), self.change.device)
+
     def expand(self, rows: torch.Tensor) -> Tally:
         """The tally of the rows that these shared rows stand for."""
         out = Tally(0, 0, self.change.device)

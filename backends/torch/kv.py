@@ -41,12 +41,10 @@ class SlotMap:
     shift: torch.Tensor
 
 
-def check_rope(loaded: Loaded, plans: Sequence[RowPlan]) -> None:
+def check_rope(loaded: Loaded, writes: Sequence[Write]) -> None:
     """Keys can be re-rotated only where rotary frequencies are fixed. Raises BackendError otherwise."""
     moving = any(
-        w.write.rope == "rerotate" and w.source is not None and w.write.part != "values"
-        for p in plans
-        for w in p.kv
+        w.site == "kv_cache" and w.rope == "rerotate" and w.part != "values" and w.value.role for w in writes
     )
     if moving and (loaded.inverse_frequencies is None or loaded.rotary_kind in ("dynamic", "longrope")):
         raise BackendError(
@@ -115,7 +113,7 @@ def _groups(plans: Sequence[RowPlan]) -> dict[Write, list[int]]:
     for index, plan in enumerate(plans):
         for item in plan.kv:
             groups.setdefault(item.write, []).append(index)
-    return dict(sorted(groups.items(), key=lambda entry: (not entry[0].has_old, entry[0].order)))
+    return dict(sorted(groups.items(), key=lambda entry: entry[0].order))
 
 
 def _base_map(

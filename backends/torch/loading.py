@@ -3,8 +3,11 @@ declares."""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -77,10 +80,12 @@ def _load(source: ModelSource, device: Device, fingerprint: str) -> Loaded:
     assert source.path is not None
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
+        layout = layout_of(model_type(Path(source.path)), source.name)
         config = AutoConfig.from_pretrained(source.path)
-        layout = layout_of(config.model_type, source.name)
-        model = AutoModelForCausalLM.from_pretrained(
+        found: Any = AutoModelForCausalLM.from_pretrained(
             source.path,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # reported below, by name and size
             dtype=DTYPES[device.dtype],
             attn_implementation=device.attention,
             device_map=device.device_map,
@@ -88,9 +93,11 @@ def _load(source: ModelSource, device: Device, fingerprint: str) -> Loaded:
         )
     except (OSError, ValueError, RuntimeError, ImportError, SafetensorError) as error:
         raise BackendError(explain_broken(source, "weights", error)) from error
+    model, report = found
+    check_weights(model, report, source)
     if device.device_map is None:
-        model.to(place)  # type: ignore[arg-type]
-    model.eval()  # type: ignore[no-untyped-call]
+        model.to(place)
+    model.eval()
     model.requires_grad_(False)
     blocks = check_layout(model, layout, source)
     places = [(p.device, p.dtype) for p in (next(block.parameters()) for block in blocks)]
@@ -110,6 +117,38 @@ def _load(source: ModelSource, device: Device, fingerprint: str) -> Loaded:
         inverse_frequencies=frequencies,
         rotary_kind=str(getattr(rotary, "rope_type", "none")),
     )
+
+
+def model_type(folder: Path) -> str:
+    """The architecture that a folder's config.json names. Raises ValueError where it names none."""
+    found = json.loads((folder / "config.json").read_bytes())
+    if not isinstance(found, dict) or not isinstance(found.get("model_type"), str):
+        raise ValueError("config.json names no model_type")
+    return str(found["model_type"])
+
+
+def check_weights(model: PreTrainedModel, report: Mapping[str, Any], source: ModelSource) -> None:
+    """Raises BackendError where the files lack a tensor of the model, hold others, in other sizes, or
+    values that are not finite: transformers would fill in random numbers, or drop what it does not know."""
+    problems = [f"{name}: not in the files" for name in sorted(report["missing_keys"])]
+    problems += [f"{name}: in the files, but not in the model" for name in sorted(report["unexpected_keys"])]
+    problems += [
+        f"{name}: {tuple(stored)} in the files, {tuple(wanted)} by config.json"
+        for name, stored, wanted in sorted(report["mismatched_keys"])
+    ]
+    if not problems:
+        problems = [
+            f"{name}: has values that are not finite"
+            for name, tensor in model.named_parameters()
+            if not bool(torch.isfinite(tensor).all())
+        ]
+    if problems:
+        more = f"\n  and {len(problems) - 5} more" if len(problems) > 5 else ""
+        raise BackendError(
+            f"model '{source.name}': the weights in {source.path} are not those of its config.json:\n  "
+            + "\n  ".join(problems[:5])
+            + more
+        )
 
 
 def _describe(source: ModelSource, device: Device, model: PreTrainedModel, fingerprint: str) -> ModelInfo:
