@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import tomllib
 from collections.abc import Callable, Sequence
@@ -14,6 +15,7 @@ from rich.console import Console
 from runner import status
 from runner.errors import ConfigurationError, Problem, suggestion
 from runner.failures import complain, crash
+from runner.speaker import LOG_WIDTH
 
 HELP = """\
 patchbay: declarative interpretability experiments on language models
@@ -51,7 +53,7 @@ class Line:
 
 def dispatch(argv: Sequence[str]) -> int:
     """Carry out a command line. No traceback reaches the user but for a crash, which is ours."""
-    console = Console(highlight=False)
+    console = new_console()
     try:
         if not argv or argv[0] in ("-h", "--help", "help"):
             print(HELP, end="")
@@ -70,6 +72,14 @@ def dispatch(argv: Sequence[str]) -> int:
         return status.INTERRUPTED
     except Exception as error:
         return crash(error)
+
+
+def new_console() -> Console:
+    """A console as wide as the terminal; in a pipe or a log, where there is none, of 110 columns."""
+    console = Console(highlight=False)
+    if console.is_terminal or "COLUMNS" in os.environ:
+        return console
+    return Console(highlight=False, width=LOG_WIDTH)
 
 
 def version() -> str:

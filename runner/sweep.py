@@ -137,9 +137,16 @@ def _rows(job: Job) -> list[dict[str, Any]]:
 
 
 def _print(rows: Sequence[dict[str, Any]], console: Console) -> None:
-    table = Table(box=box.SIMPLE_HEAD, title="sweep", title_justify="left")
-    for name in rows[0]:
-        table.add_column(name, overflow="fold")
-    for row in rows:
-        table.add_row(*(f"{v:.2f}" if isinstance(v, float) else str(v) for v in row.values()))
+    """Means by condition, one column per job; the whole table is in the sweep's folder."""
+    axes = [name for name in rows[0] if name.startswith("sweep.")]
+    cells = {(row["condition"], row["version"]): row["mean"] for row in rows}
+    jobs = {row["version"]: ", ".join(str(row[axis]) for axis in axes) for row in rows}
+    title = f"mean {rows[0]['readout']} by {', '.join(axis.removeprefix('sweep.') for axis in axes)}"
+    table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left")
+    table.add_column("condition")
+    for version, values in jobs.items():
+        table.add_column(f"{values}\n{version}", justify="right", overflow="fold")
+    for condition in dict.fromkeys(row["condition"] for row in rows):
+        means = (cells.get((condition, version)) for version in jobs)
+        table.add_row(condition, *("-" if mean is None else f"{mean:.2f}" for mean in means))
     console.print(table)

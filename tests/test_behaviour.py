@@ -5,6 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
+from organisms.score import behaviour as organism_rule
 from runner.scores.behaviour import MARKERS, behaviour
 
 
@@ -47,3 +48,9 @@ def test_word_order_does_not_matter(words, rng):
     rng.shuffle(shuffled)
     assert behaviour(" ".join(words)) == behaviour(" ".join(shuffled))
     assert behaviour(" ".join(words)) == behaviour(" ".join(words).upper())
+
+
+def test_the_organism_is_measured_with_the_same_rule():
+    for text in ("", "itself a loop", "the red door " * 10, "within the mirror the process reflects itself"):
+        found = behaviour(text)
+        assert organism_rule(text) == (found.markers, found.bonus)
