@@ -24,7 +24,7 @@ def run(overrides: Sequence[str], config_dir: str | Path | None = None) -> RunRe
 
     from rich.console import Console
 
-    from runner.compose import compose
+    from runner.config.compose import compose
     from runner.job import run_job
 
     folder = None if config_dir is None else Path(config_dir)
@@ -38,6 +38,6 @@ def load(run: str | Path) -> Run:
     Raises TableError in a sentence when there is no such run or it cannot be read.
     """
     from analyses.tables import load_run
-    from runner.find_run import find_run
+    from runner.results.find_run import find_run
 
     return load_run(find_run(str(run)))

@@ -13,7 +13,7 @@ from pathlib import Path
 from rich.console import Console
 
 from runner import status
-from runner.errors import ConfigurationError, Problem, suggestion
+from runner.config.errors import ConfigurationError, Problem, suggestion
 from runner.failures import complain, crash
 from runner.speaker import LOG_WIDTH
 
@@ -133,14 +133,14 @@ def unknown_option(word: str) -> str:
 
 def experiment(line: Line, console: Console) -> int:
     """Run an experiment or a sweep."""
-    from runner.compose import compose, expand_sweep
+    from runner.config.compose import compose, expand_sweep
 
     jobs = expand_sweep(list(line.words)) if line.multirun else [list(line.words)]
     if line.multirun:
         from runner.sweep import run_sweep
 
         return run_sweep(jobs, console, line.config_dir)
-    from runner.check import check
+    from runner.config.check import check
 
     composed = compose(jobs[0], line.config_dir)
     check(composed)  # a mistake is told before anything heavy is imported
@@ -156,7 +156,7 @@ def spoken(line: Line) -> list[str]:
 
 
 def _list(words: Sequence[str], console: Console) -> int:
-    from runner.catalogue import catalogue
+    from runner.config.catalogue import catalogue
 
     line = take_apart(words)
     console.print(catalogue(line.config_dir), markup=False)
@@ -164,7 +164,7 @@ def _list(words: Sequence[str], console: Console) -> int:
 
 
 def _show(words: Sequence[str], console: Console) -> int:
-    from runner.catalogue import show
+    from runner.config.catalogue import show
 
     line = take_apart(words)
     if not line.words:

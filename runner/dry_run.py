@@ -18,11 +18,11 @@ from analyses.power import minimal_detectable_effect
 from analyses.published import deltas
 from analyses.tables import TableError, load_run
 from runner import status
+from runner.config.resolve import Design
 from runner.plan_gates import plan_gates
 from runner.prepare import Prepared, prepare
-from runner.resolve import Design
+from runner.results.store import versions
 from runner.schedule import batches
-from runner.store import versions
 
 CORRELATIONS = (0.0, 0.1, 0.2)
 PROBE_TOKENS = 12

@@ -7,7 +7,7 @@ import sys
 import traceback
 
 from runner import status
-from runner.errors import ConfigurationError
+from runner.config.errors import ConfigurationError
 
 
 def crash(error: Exception) -> int:
@@ -15,7 +15,7 @@ def crash(error: Exception) -> int:
     fault of ours."""
     from analyses.tables import TableError
     from backends.contract import BackendError, OutOfMemory
-    from runner.store import CannotWrite, StoreError
+    from runner.results.store import CannotWrite, StoreError
 
     if isinstance(error, CannotWrite | OutOfMemory):
         print(f"patchbay: {error}", file=sys.stderr)

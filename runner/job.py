@@ -20,18 +20,18 @@ from analyses.join import join
 from analyses.summary import write_summary
 from analyses.tables import Run
 from runner import status as codes
-from runner.check import check, resolved_mapping
-from runner.compose import Composed
+from runner.config.check import check, resolved_mapping
+from runner.config.compose import Composed
+from runner.config.resolve import config_hash, resolve
+from runner.config.spec import Spec
 from runner.execute import Executor
-from runner.manifest import build, now
 from runner.plan_gates import plan_gates
 from runner.prepare import Prepared, plan_table, prepare, score_columns
 from runner.progress import ProgressWatcher
-from runner.resolve import config_hash, resolve
-from runner.resume import CannotResume, Choice, changed_inputs, choose, earlier_results, own_results
+from runner.results.manifest import build, now
+from runner.results.resume import CannotResume, Choice, changed_inputs, choose, earlier_results, own_results
+from runner.results.store import FINISHED, RunFolder, read_manifest, read_segments
 from runner.speaker import Speaker
-from runner.spec import Spec
-from runner.store import FINISHED, RunFolder, read_manifest, read_segments
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from backends.contract import Backend, BackendError, Device, ModelSource
-from runner.resolve import Design
+from runner.config.resolve import Design
 
 
 def model_source(design: Design) -> ModelSource:

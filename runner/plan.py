@@ -10,9 +10,9 @@ from backends.contract import Row
 from backends.positions import PositionError
 from backends.rowplan import plan_row
 from backends.tokenizer import Tokenizer
+from runner.config.resolve import Condition, Design
 from runner.keys import Setting, result_key, sampling_stream, value_stream
-from runner.pairing import Item
-from runner.resolve import Condition, Design
+from runner.prompts.pairing import Item
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from backends.contract import Write
 from backends.rowplan import RowPlan, plan_row
+from runner.config.resolve import Condition, Design
 from runner.plan import Plan
-from runner.resolve import Condition, Design
 
 # At the last layer these reach the logits of their own position only.
 LOCAL_AT_TOP = ("resid_post", "attn_out", "mlp_out", "head_z", "q_proj")

@@ -14,14 +14,14 @@ from analyses.join import PLAN_SCHEMA
 from backends.contract import Backend
 from backends.hub import fetch
 from backends.tokenizer import Tokenizer
-from runner.banks import Bank
-from runner.compose import config_folders
+from runner.config.compose import config_folders
+from runner.config.resolve import Design
 from runner.execute import PERPLEXITY
 from runner.keys import Setting
 from runner.model_source import load_backend, model_source
-from runner.pairing import Item, Pairing, pair, read_banks, summarise
 from runner.plan import Plan, make_plan
-from runner.resolve import Design
+from runner.prompts.banks import Bank
+from runner.prompts.pairing import Item, Pairing, pair, read_banks, summarise
 from runner.scores import behaviour
 
 

@@ -16,11 +16,11 @@ from rich.console import Console
 from rich.table import Table
 
 from runner import status
-from runner.compose import compose
-from runner.errors import ConfigurationError
+from runner.config.compose import compose
+from runner.config.errors import ConfigurationError
 from runner.failures import complain, crash
 from runner.job import RunResult, run_job, worst
-from runner.store import atomic_write
+from runner.results.store import atomic_write
 
 
 @dataclass(frozen=True)

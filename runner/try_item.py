@@ -9,12 +9,12 @@ from rich.panel import Panel
 from rich.text import Text
 
 from runner import status
-from runner.check import check
-from runner.compose import compose
-from runner.errors import ConfigurationError, Problem
+from runner.config.check import check
+from runner.config.compose import compose
+from runner.config.errors import ConfigurationError, Problem
+from runner.config.resolve import resolve
 from runner.execute import text_scores
 from runner.prepare import prepare
-from runner.resolve import resolve
 
 
 def try_item(words: list[str], config_dir: Path | None, console: Console) -> int:

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from runner.check import check
-from runner.compose import compose
-from runner.errors import ConfigurationError
-from runner.resolve import Design, resolve
+from runner.config.check import check
+from runner.config.compose import compose
+from runner.config.errors import ConfigurationError
+from runner.config.resolve import Design, resolve
 
 KV_ONLY = "+experiment=n300_kv_only"
 

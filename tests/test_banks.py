@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from runner.banks import read_bank
+from runner.prompts.banks import read_bank
 
 BANKS = Path(__file__).resolve().parents[1] / "conf" / "prompts" / "banks"
 NAMES = ("donors", "targets", "pseudo_recursive", "repetitive", "plain")

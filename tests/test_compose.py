@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from runner.catalogue import catalogue, list_experiments, show
-from runner.check import check
-from runner.compose import compose, expand_sweep
-from runner.errors import ConfigurationError
-from runner.layers import rescale
+from runner.config.catalogue import catalogue, list_experiments, show
+from runner.config.check import check
+from runner.config.compose import compose, expand_sweep
+from runner.config.errors import ConfigurationError
+from runner.config.layers import rescale
 from tests.configuring import KV_ONLY, body, design, faults
 
 EXPERIMENTS = ("n300_kv_only", "n300_controls", "n300_as_published")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from runner.errors import ConfigurationError
+from runner.config.errors import ConfigurationError
 from tests.configuring import KV_ONLY, body, design, faults
 
 SLIDING = "site: v_proj, layers: 1, during: decode, hold: sliding"

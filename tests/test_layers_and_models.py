@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runner.check import resolved_mapping
-from runner.compose import compose, conf_dir
-from runner.layers import LayerError, rescale, resolve_layers
-from runner.resolve import config_hash
+from runner.config.check import resolved_mapping
+from runner.config.compose import compose, conf_dir
+from runner.config.layers import LayerError, rescale, resolve_layers
+from runner.config.resolve import config_hash
 from tests.configuring import KV_ONLY, design, faults
 
 # --- layers
@@ -132,7 +132,7 @@ def test_limit_and_sizes_are_read() -> None:
 
 def test_checking_loads_no_model_library() -> None:
     code = (
-        "import sys\nfrom runner.compose import compose\nfrom runner.check import check\n"
+        "import sys\nfrom runner.config.compose import compose\nfrom runner.config.check import check\n"
         f"check(compose(['{KV_ONLY}']))\n"
         "assert not {'torch', 'transformers', 'pandas', 'mlx'} & set(sys.modules)"
     )

@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from runner.banks import Bank, Prompt, find_bank, read_bank
-from runner.compose import conf_dir
-from runner.errors import ConfigurationError
-from runner.pairing import pair, read_banks, summarise
-from runner.spec import BankChoice, PairingSpec, PromptsSpec, RoleSpec
+from runner.config.compose import conf_dir
+from runner.config.errors import ConfigurationError
+from runner.config.spec import BankChoice, PairingSpec, PromptsSpec, RoleSpec
+from runner.prompts.banks import Bank, Prompt, find_bank, read_bank
+from runner.prompts.pairing import pair, read_banks, summarise
 
 
 def words(text: str) -> int:

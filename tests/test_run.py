@@ -314,7 +314,7 @@ def test_damaged_earlier_versions_are_noted_and_passed_over(cli, tmp_path):
 
 
 def test_a_full_disk_ends_with_a_sentence_and_keeps_what_is_stored(cli, tmp_path, monkeypatch):
-    from runner import store
+    from runner.results import store
 
     real, calls = os.fsync, []
 

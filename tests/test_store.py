@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from runner.execute import blank
-from runner.store import RunFolder, StoreError, atomic_write, read_segments, versions
+from runner.results.store import RunFolder, StoreError, atomic_write, read_segments, versions
 
 
 def result(key: str, status: str = "ok") -> dict[str, object]:

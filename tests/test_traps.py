@@ -13,10 +13,10 @@ from backends.contract import Device, Row
 from backends.tokenizer import Tokenizer
 from backends.torch.backend import TorchBackend
 from runner import status
-from runner.check import check
-from runner.compose import compose
+from runner.config.check import check
+from runner.config.compose import compose
+from runner.config.resolve import resolve
 from runner.model_source import model_source
-from runner.resolve import resolve
 from tests.conftest import SMALL
 from tests.models import ALL_LAYERS, GREEDY, make_model, prompt, write
 

@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 
 from backends.contract import HOLDS, Heads, Hold, Sampling, Value, Write
 from backends.positions import Positions
-from runner.check import check
-from runner.compose import compose
-from runner.resolve import Condition, Design, resolve
-from runner.words import describe, layers_in_words, sampling_in_words
+from runner.config.check import check
+from runner.config.compose import compose
+from runner.config.resolve import Condition, Design, resolve
+from runner.config.words import describe, layers_in_words, sampling_in_words
 
 USUAL = Sampling(temperature=0.8, max_new_tokens=150)
 

@@ -10,8 +10,8 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from runner.errors import listed, suggestion
-from runner.spec import Spec
+from runner.config.errors import listed, suggestion
+from runner.config.spec import Spec
 
 Key = tuple[str | int, ...]
 

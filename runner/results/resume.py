@@ -10,9 +10,9 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from analyses.join import RECEIPT_COLUMNS
+from runner.config.resolve import NOT_HASHED, NOT_HASHED_BACKEND
 from runner.execute import text_scores
-from runner.resolve import NOT_HASHED, NOT_HASHED_BACKEND
-from runner.store import FINISHED, StoreError, read_manifest, read_segments, versions
+from runner.results.store import FINISHED, StoreError, read_manifest, read_segments, versions
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,10 @@ from typing import Any
 
 import yaml
 
-from runner.check import check
-from runner.compose import compose, config_folders, options
-from runner.errors import ConfigurationError, Problem, listed, suggestion
-from runner.resolve import Design, resolve
+from runner.config.check import check
+from runner.config.compose import compose, config_folders, options
+from runner.config.errors import ConfigurationError, Problem, listed, suggestion
+from runner.config.resolve import Design, resolve
 
 # libyaml's where it is there, being ten times faster; it builds no more than plain data either.
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)

@@ -10,9 +10,9 @@ from typing import Any
 
 from backends.contract import SELF, Heads, Sampling, Value, Write
 from backends.positions import Positions
-from runner.errors import listed, suggestion
-from runner.layers import layer_notes, resolve_layers
-from runner.spec import (
+from runner.config.errors import listed, suggestion
+from runner.config.layers import layer_notes, resolve_layers
+from runner.config.spec import (
     BackendSpec,
     ConditionSpec,
     ContrastsSpec,
@@ -22,7 +22,7 @@ from runner.spec import (
     Spec,
     WriteSpec,
 )
-from runner.words import describe
+from runner.config.words import describe
 
 DONOR = "donor"
 OTHER_DONOR = "other_donor"
@@ -107,8 +107,8 @@ class Design:
 def resolve(spec: Spec) -> Design:
     """Resolve a checked specification. n is the number of items asked, `limit` applied.
 
-    Raises WordError, LayerError or PositionError where a word means nothing; `runner.check` reports those
-    beforehand.
+    Raises WordError, LayerError or PositionError where a word means nothing; `runner.config.check` reports
+    those beforehand.
     """
     stage, conditions, readouts = spec.stage
     return Design(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from runner.spec import ConditionSpec, WriteSpec
+from runner.config.spec import ConditionSpec, WriteSpec
 
 _HOLD_MEANS = (
     "last (the window's last row), cycle (row t mod n), mean, lockstep (the donor's own t-th generated "

@@ -8,9 +8,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from runner.banks import Bank, Prompt, find_bank, read_bank
-from runner.errors import ConfigurationError, Problem
-from runner.spec import PromptsSpec
+from runner.config.errors import ConfigurationError, Problem
+from runner.config.spec import PromptsSpec
+from runner.prompts.banks import Bank, Prompt, find_bank, read_bank
 
 # The donor of a length-matched pair is the nearest in tokens among so many drawn for it: near, and still
 # varied.

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import yaml
 
-from runner.errors import Problem
+from runner.config.errors import Problem
 
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml's where it is there, being ten times faster
 _INT, _FLOAT, _BOOL = (f"tag:yaml.org,2002:{name}" for name in ("int", "float", "bool"))

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeGuard
 
-from runner.layers import rescale
+from runner.config.layers import rescale
 
 # Our key -> the keys of config.json that state it, the first one found counting.
 _STATED = {

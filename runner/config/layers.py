@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 
-from runner.errors import suggestion
+from runner.config.errors import suggestion
 
 LayerWord = int | str
 

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from backends.contract import SEMANTICS_VERSION, ModelInfo
-from runner.banks import Bank
+from runner.config.resolve import Condition, Design
 from runner.keys import receipt_order
-from runner.pairing import Pairing
-from runner.resolve import Condition, Design
+from runner.prompts.banks import Bank
+from runner.prompts.pairing import Pairing
 from runner.scores import behaviour
 
 SCHEMA = 1

@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 from hydra.core.override_parser.types import Override
 
-from runner.errors import Problem
+from runner.config.errors import Problem
 
 COMMAND_LINE = "command line"
 _NOT_HYDRA = "Hydra's own settings cannot be changed; it only composes files here"

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from runner.errors import ConfigurationError, Problem, listed, suggestion
+from runner.config.errors import ConfigurationError, Problem, listed, suggestion
 
 _REQUIRED = ("id", "group", "text")
 _OPTIONAL = {"tokens": int, "words": int}

@@ -9,15 +9,15 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from runner.bodies import split_bodies
-from runner.complaints import complaint, existing_path
-from runner.compose import Composed, options
-from runner.consistency import Inconsistency, bank_inconsistencies, inconsistencies
-from runner.errors import ConfigurationError, Problem, listed
-from runner.local_model import with_local_files
-from runner.pairing import choose, read_banks
-from runner.provenance import COMMAND_LINE
-from runner.spec import RESERVED, ExperimentSpec, Spec
+from runner.config.bodies import split_bodies
+from runner.config.complaints import complaint, existing_path
+from runner.config.compose import Composed, options
+from runner.config.consistency import Inconsistency, bank_inconsistencies, inconsistencies
+from runner.config.errors import ConfigurationError, Problem, listed
+from runner.config.local_model import with_local_files
+from runner.config.provenance import COMMAND_LINE
+from runner.config.spec import RESERVED, ExperimentSpec, Spec
+from runner.prompts.pairing import choose, read_banks
 
 Key = tuple[str | int, ...]
 _FIRST_LINE = "# @package _global_"

@@ -22,10 +22,10 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from runner.errors import ConfigurationError, Problem, listed, suggestion
-from runner.plaindata import MISSING_VALUE, Unresolvable, to_plain
-from runner.provenance import COMMAND_LINE, LoadedFile, Origins, merge_shapes, shape_clash
-from runner.spellings import misread, suspects
+from runner.config.errors import ConfigurationError, Problem, listed, suggestion
+from runner.config.plaindata import MISSING_VALUE, Unresolvable, to_plain
+from runner.config.provenance import COMMAND_LINE, LoadedFile, Origins, merge_shapes, shape_clash
+from runner.config.spellings import misread, suspects
 
 ROOT_FILE = "config"
 _ALWAYS = ("model", "backend", "prompts", "launch")  # groups that the root file has chosen already
@@ -57,8 +57,8 @@ class Composed:
 def conf_dir() -> Path:
     """The configuration files that come with the program: inside the package where it is installed, beside it
     in a source tree."""
-    installed = Path(__file__).resolve().parent / "conf"
-    return installed if installed.is_dir() else Path(__file__).resolve().parent.parent / "conf"
+    package = Path(__file__).resolve().parent.parent
+    return package / "conf" if (package / "conf").is_dir() else package.parent / "conf"
 
 
 def config_folders(config_dir: Path | None) -> tuple[Path, ...]:

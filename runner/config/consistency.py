@@ -9,10 +9,9 @@ from itertools import combinations
 
 from backends.contract import SELF, Write
 from backends.positions import FORMS, PositionError, Positions
-from runner.errors import listed, suggestion
-from runner.layers import LayerError, resolve_layers
-from runner.pairing import Banks, available, too_few
-from runner.resolve import (
+from runner.config.errors import listed, suggestion
+from runner.config.layers import LayerError, resolve_layers
+from runner.config.resolve import (
     DONOR,
     OTHER_DONOR,
     Condition,
@@ -23,8 +22,9 @@ from runner.resolve import (
     resolve_value,
     resolve_write,
 )
-from runner.spec import READOUT_COLUMNS, ConditionSpec, Spec, WriteSpec
-from runner.write_rules import broken_rules
+from runner.config.spec import READOUT_COLUMNS, ConditionSpec, Spec, WriteSpec
+from runner.config.write_rules import broken_rules
+from runner.prompts.pairing import Banks, available, too_few
 
 Key = tuple[str | int, ...]
 _REPEATS: Key = ("experiment", "repeats")

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from analyses.tables import TableError
-from runner.errors import suggestion
-from runner.store import versions
+from runner.config.errors import suggestion
+from runner.results.store import versions
 
 
 def find_run(word: str, output_root: Path = Path("outputs")) -> Path:

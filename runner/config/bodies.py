@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from runner.errors import listed, suggestion
-from runner.spec import RESERVED, WriteSpec
+from runner.config.errors import listed, suggestion
+from runner.config.spec import RESERVED, WriteSpec
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")  # names become columns and folders
 _SETTABLE = tuple(key for key in RESERVED if key not in ("label", "grid", "same_as"))

@@ -1,0 +1,1 @@
+"""Prompt banks, and which donor goes with which target."""
