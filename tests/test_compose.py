@@ -97,14 +97,21 @@ def test_show_gives_the_comments_and_the_conditions_in_words() -> None:
 )
 def test_overrides_that_do_not_compose_say_what_would(override: str, message: str) -> None:
     with pytest.raises(ConfigurationError, match=message) as caught:
-        compose([override])
+        check(compose([override]))
     assert "command line" in str(caught.value)
 
 
-def test_several_wrong_overrides_are_told_at_once() -> None:
+def test_wrong_overrides_are_told_at_once_and_with_all_other_mistakes() -> None:
     with pytest.raises(ConfigurationError) as caught:
-        compose([KV_ONLY, "limitt=3", "sampling.sed=1"])
-    assert [problem.key for problem in caught.value.problems] == ["limitt", "sampling.sed"]
+        check(compose([KV_ONLY, "limitt=3", "sampling.sed=1", "contrasts.primary=scor"]))
+    assert [p.key for p in caught.value.problems] == ["limitt", "sampling.sed", "contrasts.primary"]
+
+
+def test_a_key_that_stands_deeper_is_named() -> None:
+    assert "did you mean 'experiment.n'?" in faults(KV_ONLY, "n=300")
+    assert "a new key is added with '+conditions.kv_only.prompt='" in faults(
+        KV_ONLY, "conditions.kv_only.prompt=donor"
+    )
 
 
 def test_no_experiment_at_all_lists_those_that_exist() -> None:

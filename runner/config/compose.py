@@ -6,7 +6,7 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from runner.config.provenance import COMMAND_LINE, LoadedFile, Origins, merge_sh
 from runner.config.spellings import misread, suspects
 
 ROOT_FILE = "config"
+FREE = ("conditions.", "stages.", "readout.", "prompts.roles.", "model.landmarks.")  # where keys may be added
 _ALWAYS = ("model", "backend", "prompts", "launch")  # groups that the root file has chosen already
 
 
@@ -134,11 +135,12 @@ def compose(overrides: Sequence[str], config_dir: Path | None = None) -> Compose
     try:
         config = _load(lines, folders)
     except (HydraException, OmegaConfBaseException, yaml.YAMLError) as error:
-        found = (
-            _wrong_keys(parsed, folders)
-            or _wrong_shapes(lines, folders, error)
-            or [_translated(error, parsed, folders)]
-        )
+        wrong = _wrong_keys(parsed, folders)
+        if wrong:  # told with all other mistakes: what they would have changed is left as it is
+            keys = {problem.key for problem in wrong}
+            rest = compose([str(o.input_line) for o in parsed if o.key_or_group not in keys], config_dir)
+            return replace(rest, problems=(*wrong, *rest.problems))
+        found = _wrong_shapes(lines, folders, error) or [_translated(error, parsed, folders)]
         raise ConfigurationError(found) from error
     settings = tuple(override for override in parsed if not _chooses_file(override, folders))
     origins = Origins(partial(_files, lines, folders), settings)
@@ -293,8 +295,12 @@ def _wrong_keys(parsed: Sequence[Override], folders: Sequence[Path]) -> list[Pro
         exists = depth == len(parents) and last in known
         if not exists and override.type in (OverrideType.CHANGE, OverrideType.DEL):
             inside = f" of {'.'.join(parents[:depth])}" if depth else ""
-            message = f"unknown key '{last}'{inside}{suggestion(last, known)}"
-            problems.append(Problem(COMMAND_LINE, where, f"{message}; a new key is added with '+{where}='"))
+            hint = suggestion(last, known)
+            if where.startswith(FREE):
+                hint += f"; a new key is added with '+{where}='"
+            elif not hint:
+                hint = _elsewhere(mapping, where)
+            problems.append(Problem(COMMAND_LINE, where, f"unknown key '{last}'{inside}{hint}"))
         if exists and override.type == OverrideType.CHANGE:
             clash = shape_clash(level[last], override.value())
             if clash is not None:
@@ -304,6 +310,15 @@ def _wrong_keys(parsed: Sequence[Override], folders: Sequence[Path]) -> list[Pro
             message = f"the key exists already and is changed without a plus; did you mean '{line[1:]}'?"
             problems.append(Problem(COMMAND_LINE, where, message))
     return problems
+
+
+def _elsewhere(mapping: dict[str, Any], where: str) -> str:
+    """`; did you mean 'experiment.n'?` for a key that stands deeper, under the same last word."""
+    last = where.rpartition(".")[2]
+    for group, body in mapping.items():
+        if isinstance(body, dict) and last in body:
+            return f"; did you mean '{group}.{last}'?"
+    return ""
 
 
 def _wrong_shapes(lines: list[str], folders: Sequence[Path], error: Exception) -> list[Problem]:
