@@ -51,13 +51,6 @@ def uniform(keys: np.ndarray, count: int) -> np.ndarray:
     return ((bits >> np.uint32(9)).astype(np.float32) + np.float32(0.5)) * np.float32(UNIT)
 
 
-def gumbel(streams: np.ndarray, step: int, vocabulary: int) -> np.ndarray:
-    """Standard Gumbel noise, float32 [rows, vocabulary]; argmax(logits / T + noise) samples softmax(logits
-    / T)."""
-    noise: np.ndarray = -np.log(-np.log(uniform(step_keys(streams, step), vocabulary)))
-    return noise
-
-
 def permutation(stream: int, count: int) -> np.ndarray:
     """A permutation of 0..count-1 fixed by the stream."""
     draws = uniform(step_keys(np.array([stream], np.uint64), 0), count)[0]

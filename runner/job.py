@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.text import Text
 
 from analyses.gate import Gate
-from analyses.gates import blocking
+from analyses.gates import blocking, unusable
 from analyses.join import join
 from analyses.summary import write_summary
 from analyses.tables import Run
@@ -252,10 +252,10 @@ class _Job:
         return RunResult(status, self.folder.path, summary)
 
     def _status(self, gates: Sequence[Mapping[str, str]], counted: Mapping[str, int]) -> int:
-        if counted["failed"] or not counted["done"]:
+        found = [Gate(**gate) for gate in gates]
+        if counted["failed"] or unusable(found):
             return codes.FAILED_TRIALS
-        inert = blocking((Gate(**gate) for gate in gates), self.spec.allow_inert)
-        return codes.INERT if inert else codes.DONE
+        return codes.INERT if blocking(found, self.spec.allow_inert) else codes.DONE
 
 
 def counts(table: pa.Table) -> dict[str, int]:

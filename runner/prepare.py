@@ -16,13 +16,13 @@ from backends.hub import fetch
 from backends.tokenizer import Tokenizer
 from runner.config.compose import config_folders
 from runner.config.resolve import Design
+from runner.config.spec import READOUT_COLUMNS
 from runner.execute import PERPLEXITY
 from runner.keys import Setting
 from runner.model_source import load_backend, model_source
 from runner.plan import Plan, make_plan
 from runner.prompts.banks import Bank
 from runner.prompts.pairing import Item, Pairing, pair, read_banks, summarise
-from runner.scores import behaviour
 
 
 @dataclass(frozen=True)
@@ -69,15 +69,7 @@ def prepare(design: Design, config_dir: Path | None, only_item: int | None = Non
 
 def score_columns(design: Design) -> list[str]:
     """Columns of the readouts, in their order."""
-    columns: list[str] = []
-    for readout in design.readouts:
-        columns += ["score", "markers", "bonus", "strict"] if readout == "behaviour" else [readout]
-    return columns
-
-
-def score_versions(design: Design) -> dict[str, int]:
-    """Versions of the text scores, for the manifest."""
-    return {"behaviour": behaviour.VERSION} if "behaviour" in design.readouts else {}
+    return [column for readout in design.readouts for column in READOUT_COLUMNS[readout]]
 
 
 def plan_table(plan: Plan, design: Design) -> pa.Table:

@@ -13,7 +13,7 @@ from backends.positions import Positions
 from runner.config.check import check
 from runner.config.compose import compose
 from runner.config.resolve import Condition, Design, resolve
-from runner.config.words import describe, layers_in_words, sampling_in_words
+from runner.config.words import describe, layers_in_words
 
 USUAL = Sampling(temperature=0.8, max_new_tokens=150)
 
@@ -151,12 +151,7 @@ def test_every_field_that_changes_the_write_is_told(write: Write, told: str) -> 
     assert told in words(condition(write))
 
 
-def test_layers_and_sampling_in_words() -> None:
+def test_layers_in_words() -> None:
     assert layers_in_words((0, 1, 2), 3) == "in all layers"
     assert layers_in_words((3, 4, 5), 9) == "at layers 3 to 5"
     assert layers_in_words((1, 4, 7), 9) == "at layers 1, 4 and 7"
-    assert sampling_in_words(Sampling(0.0, 20)) == "greedy, up to 20 new tokens"
-    assert (
-        sampling_in_words(Sampling(0.8, 20, top_k=5, top_p=0.9))
-        == "temperature 0.8, top-k 5, top-p 0.9, up to 20 new tokens"
-    )

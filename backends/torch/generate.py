@@ -233,7 +233,7 @@ def _prefill(
     index = torch.tensor(row_of, device=loaded.device)
     longest = max(len(plan.prefill_ids) for plan in distinct)
     if longest == 0:
-        return Prefilled(None, torch.zeros(len(distinct), dtype=torch.int64), index, 0)
+        return Prefilled(None, index, 0)
     shared_slots = 0
     if start is not None:
         shared_slots = min(len(start.prefix.ids), *(len(plan.prefill_ids) for plan in distinct))
@@ -254,12 +254,11 @@ def _prefill(
     else:
         assert isinstance(start.prefix.handle, PrefixRun)
         cache = expanded(loaded, start.prefix.handle, len(distinct), shared_slots, longest - shared_slots)
-    pads = torch.zeros(len(distinct), dtype=torch.int64, device=loaded.device)
     if longest > shared_slots:
-        _, pads = prefill(loaded, rest, cache, past=shared_slots)
+        prefill(loaded, rest, cache, past=shared_slots)
     for key, tally in shared.items():
         tallies[key] = tally.expand(index)
-    return Prefilled(cache, pads, index, longest, shared_slots)
+    return Prefilled(cache, index, longest, shared_slots)
 
 
 def _last_touches(

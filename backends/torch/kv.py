@@ -25,7 +25,6 @@ class Prefilled:
     shared: slots of a common prefix, which stand in front of the padding."""
 
     cache: SlotCache | None
-    pads: torch.Tensor
     row_of: torch.Tensor
     length: int
     shared: int = 0

@@ -86,16 +86,6 @@ def layers_in_words(layers: Sequence[int], depth: int) -> str:
     return f"at layers {', '.join(map(str, layers[:-1]))} and {layers[-1]}"
 
 
-def sampling_in_words(sampling: Sampling) -> str:
-    """`temperature 0.8, up to 150 new tokens`, with top-k and top-p where they truncate."""
-    parts = ["greedy" if sampling.temperature == 0 else f"temperature {sampling.temperature:g}"]
-    if sampling.top_k > 0:
-        parts.append(f"top-k {sampling.top_k}")
-    if sampling.top_p < 1:
-        parts.append(f"top-p {sampling.top_p:g}")
-    return ", ".join([*parts, f"up to {sampling.max_new_tokens} new tokens"])
-
-
 def _sampling(own: Sampling, usual: Sampling) -> str:
     parts = []
     if own.temperature != usual.temperature:
