@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from backends.contract import Backend, BackendError, Device, ModelSource
 from runner.config.resolve import Design
 
@@ -18,7 +20,8 @@ def model_source(design: Design) -> ModelSource:
         if not (weights_dir() / "model.safetensors").is_file():
             raise BackendError(f"model '{model.name}': {path} has no weights; run `patchbay train-organism`")
     elif model.source == "local":
-        hub_id = None
+        assert path is not None, "checked at the door"
+        path, hub_id = str(Path(path).expanduser()), None
     else:
         path = None
     return ModelSource(
@@ -53,4 +56,8 @@ def load_backend(source: ModelSource, design: Design) -> Backend:
     """The backend with its model, from this process's cache or loaded. Raises BackendError in a sentence."""
     from backends.torch.backend import TorchBackend
 
-    return TorchBackend(source, device_of(design))
+    backend = TorchBackend(source, device_of(design))
+    declared, loaded = design.model.vocabulary, backend.info.vocabulary
+    if declared is not None and declared != loaded:
+        raise BackendError(f"model '{source.name}': vocabulary {declared} declared, {loaded} loaded")
+    return backend

@@ -7,12 +7,16 @@ from pathlib import Path
 
 import torch
 from transformers import (
+    Gemma2Config,
+    Gemma2ForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
     MistralConfig,
     MistralForCausalLM,
     Qwen2Config,
     Qwen2ForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
 )
 
 from backends.contract import Device, ModelSource, Sampling, Value, Write
@@ -36,18 +40,54 @@ FAMILIES = {
     "llama": (LlamaConfig, LlamaForCausalLM, {}),
     "mistral": (MistralConfig, MistralForCausalLM, {"sliding_window": 12}),
     "qwen2": (Qwen2Config, Qwen2ForCausalLM, {"use_sliding_window": False}),
+    # Two layers see everything, two through a window; heads are wider than the model.
+    "qwen3": (
+        Qwen3Config,
+        Qwen3ForCausalLM,
+        {"use_sliding_window": True, "sliding_window": 10, "max_window_layers": 2, "head_dim": 16},
+    ),
+    # Layers 0 and 2 slide. Caps this low bend the scores and logits of a model this small.
+    "gemma2": (
+        Gemma2Config,
+        Gemma2ForCausalLM,
+        {
+            "sliding_window": 7,
+            "attn_logit_softcapping": 2.0,
+            "final_logit_softcapping": 5.0,
+            "query_pre_attn_scalar": 5,
+            "pad_token_id": None,
+        },
+    ),
 }
 ALL_LAYERS = tuple(range(4))
 GREEDY = Sampling(0.0, 12)
 SAMPLED = Sampling(0.9, 12)
 
 
-def make_model(folder: Path, family: str = "llama", seed: int = 0) -> ModelSource:
-    """Save a random model of a family and return where it is."""
+def make_model(folder: Path, family: str = "llama", seed: int = 0, **changes: object) -> ModelSource:
+    """Save a random model of a family and return where it is. changes: keys of its configuration."""
     config_class, model_class, more = FAMILIES[family]
     torch.manual_seed(seed)
-    model_class(config_class(**SHAPE, **more)).save_pretrained(folder)
-    return ModelSource(family, family, str(folder), None, None, 4, 4, 2, 8, 32, 256)
+    config = config_class(**{**SHAPE, **more, **changes})
+    model = model_class(config)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "norm" in name:  # made as 1 (or as 1 + 0), so that a norm in the wrong place would not show
+                parameter.add_(0.3 * torch.randn_like(parameter))
+    model.save_pretrained(folder)
+    return ModelSource(
+        name=family,
+        architecture=family,
+        path=str(folder),
+        hub_id=None,
+        revision=None,
+        layers=config.num_hidden_layers,
+        heads=config.num_attention_heads,
+        kv_heads=config.num_key_value_heads,
+        head_width=config.head_dim,
+        width=config.hidden_size,
+        context=config.max_position_embeddings,
+    )
 
 
 CPU = Device("cpu", "float32")

@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM
 
 from backends.contract import Heads, Row, Write
 from backends.torch.backend import TorchBackend
-from tests.models import CPU, GREEDY, make_model, prompt, write
+from tests.models import CPU, FAMILIES, GREEDY, make_model, prompt, write
 from tests.plain_reference import generate as plain_generate
 
 NEAR_TIE = 1e-4
@@ -19,7 +19,7 @@ SITES = ("resid_pre", "resid_post", "attn_out", "mlp_out", "q_proj", "k_proj", "
 POSITIONS = ("all", "first:3", "last:2", "last:4", "first:50%", "index:-1", "index:2")
 
 
-@pytest.fixture(scope="module", params=["llama", "mistral", "qwen2"])
+@pytest.fixture(scope="module", params=sorted(FAMILIES))
 def pair(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp(request.param)
     source = make_model(folder, request.param, seed=3)

@@ -5,13 +5,17 @@ from __future__ import annotations
 
 import dataclasses
 import random
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from backends.contract import Probe, Row, Sampling, ScoreRow, Write
+from backends.contract import BackendError, Device, Probe, Row, Sampling, ScoreRow, Start, Write
 from backends.torch.backend import TorchBackend
+from backends.torch.loading import sliding_windows
+from backends.torch.sites import LAYOUTS, find
 from tests.models import ALL_LAYERS, CPU, FAMILIES, GREEDY, SAMPLED, make_model, prompt, write
 from tests.plain_reference import generate as plain_generate
 
@@ -95,6 +99,116 @@ def test_batched_rows_give_the_tokens_of_the_plain_implementation(pair, replay):
         expected = plain_generate(model, row, backend.info.eos_ids)
         if list(found.output_ids) != expected:
             assert found.min_margin < NEAR_TIE, (row.writes, found.output_ids, expected)
+
+
+def test_every_architecture_of_the_table_is_tested():
+    assert set(FAMILIES) == set(LAYOUTS)
+
+
+def normed(backend, layer: int, path: str | None, hidden: np.ndarray) -> np.ndarray:
+    """What the norm at a path of the layout makes of a site's values; the values where there is none."""
+    if path is None:
+        return hidden
+    norm = find(backend._loaded.blocks[layer], path)
+    with torch.no_grad():
+        return norm(torch.from_numpy(hidden)).numpy()
+
+
+def test_blocks_add_up_from_their_sites_and_the_norms_after_them(pair):
+    backend, _ = pair
+    layout = backend._loaded.layout
+    row = Row(prompt(random.Random(83), 20), GREEDY)
+    sites = ("resid_pre", "attn_out", "mlp_out", "resid_post")
+    found = backend.capture([row], [(site, layer) for site in sites for layer in ALL_LAYERS])[0].activations
+    for layer in ALL_LAYERS:
+        total = found[("resid_pre", layer)]
+        total = total + normed(backend, layer, layout.attn_norm, found[("attn_out", layer)])
+        total = total + normed(backend, layer, layout.mlp_norm, found[("mlp_out", layer)])
+        expected = found[("resid_post", layer)]
+        assert np.abs(total - expected).max() < 1e-5 * np.abs(expected).max()
+
+
+def test_cached_keys_and_values_are_the_projections_after_their_norms(pair):
+    backend, _ = pair
+    info, layout = backend.info, backend._loaded.layout
+    row = Row(prompt(random.Random(89), 9), GREEDY)
+    sites = ("q_proj", "k_proj", "v_proj", "kv_cache", "head_z")
+    found = backend.capture([row], [(site, layer) for site in sites for layer in ALL_LAYERS])[0].activations
+    for layer in ALL_LAYERS:
+        assert found[("q_proj", layer)].shape == (9, info.heads * info.head_width)
+        assert found[("head_z", layer)].shape == (9, info.heads * info.head_width)
+        keys, values = np.split(found[("kv_cache", layer)], 2, axis=-1)
+        assert (values == found[("v_proj", layer)]).all()
+        heads = found[("k_proj", layer)][:1].reshape(1, info.kv_heads, info.head_width)
+        first = normed(backend, layer, layout.k_norm, heads)  # position 0: no rotation
+        assert np.allclose(keys[0], first.ravel(), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("layer", [1, 2, 3])
+def test_the_last_token_from_a_layer_up_in_every_architecture(pair, layer):
+    backend, _ = pair
+    rng = random.Random(97)
+    ids = prompt(rng, 22)
+    later = write("v", "v_proj", (3,), during="decode", positions="last:2", hold="last")
+    rows = [Row(ids, GREEDY, writes, {"donor": prompt(rng, 7)}) for writes in ((), (later,))]
+    start = Start(backend.prefix(ids), layer)
+    sites = [("resid_pre", 3), ("attn_out", 3), ("kv_cache", 3)]
+    for whole, short in zip(
+        backend.capture(rows, sites, "last"), backend.capture(rows, sites, "last", start), strict=True
+    ):
+        for spot, expected in whole.activations.items():
+            assert np.allclose(short.activations[spot], expected, rtol=1e-4, atol=1e-5), spot
+    for whole, short in zip(backend.decode(rows), backend.decode(rows, start), strict=True):
+        assert whole.output_ids == short.output_ids or whole.min_margin < NEAR_TIE
+
+
+@pytest.mark.parametrize("family", sorted(FAMILIES))
+def test_eager_and_fused_attention_agree_and_what_ran_is_told(tmp_path, family):
+    source = make_model(tmp_path, family)
+    fused, eager = (TorchBackend(source, dataclasses.replace(CPU, attention=a)) for a in ("sdpa", "eager"))
+    assert eager.info.attention == "eager"
+    assert fused.info.attention == ("sdpa" if LAYOUTS[family].fused else "eager")
+    rows = rows_of(random.Random(101), GREEDY, items=1)
+    for a, b in zip(fused.decode(rows), eager.decode(rows), strict=True):
+        assert a.output_ids == b.output_ids or min(a.min_margin, b.min_margin) < NEAR_TIE
+
+
+@pytest.mark.parametrize("family", sorted(FAMILIES))
+def test_low_precision_runs_in_every_architecture(tmp_path, family):
+    backend = TorchBackend(make_model(tmp_path, family), Device("cpu", "bfloat16"))
+    rng = random.Random(103)
+    row = Row(prompt(rng, 20), GREEDY, CONDITIONS["kv_and_v"], {"donor": prompt(rng, 24)})
+    found = backend.decode([row])[0]
+    steps = len(found.output_ids) - 1
+    assert found.invalid is None and steps > 0
+    counts = {name: (r.positions_prefill, r.positions_decode) for name, r in found.receipts.items()}
+    assert counts == {"kv": (19, 0), "v": (0, steps)}
+
+
+def test_layers_of_a_kind_that_is_not_known_are_refused(tmp_path):
+    source = make_model(tmp_path, "qwen3")
+    config = SimpleNamespace(sliding_window=5, layer_types=["full_attention", "chunked_attention"] * 2)
+    with pytest.raises(BackendError, match="layer_types of the kind chunked_attention"):
+        sliding_windows(config, source)
+    config.layer_types = ["sliding_attention", "full_attention"] * 2
+    assert sliding_windows(config, source) == (5, None, 5, None)
+    assert sliding_windows(SimpleNamespace(sliding_window=5), source) == (5, 5, 5, 5)
+    assert sliding_windows(SimpleNamespace(), source) == (None,) * 4
+
+
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
+        ({"architecture": "mistral"}, "model_type llama, mistral declared"),
+        ({"heads": 2, "head_width": 16}, "num_attention_heads 4, 2 declared"),
+        ({"kv_heads": 1, "head_width": 16}, "num_key_value_heads 2, 1 declared"),
+        ({"width": 64}, "hidden_size 32, 64 declared"),
+        ({"context": 257}, "max_position_embeddings 256, a context of 257 declared"),
+    ],
+)
+def test_a_declared_number_that_config_json_contradicts_is_refused(tmp_path, wrong, told):
+    with pytest.raises(BackendError, match=told):
+        TorchBackend(dataclasses.replace(make_model(tmp_path), **wrong), CPU)
 
 
 @pytest.mark.parametrize(
@@ -411,6 +525,18 @@ def test_lockstep_does_not_depend_on_its_neighbours_and_ends_with_the_donor(back
         own = backend.decode([Row(row.sources["donor"], row.sampling, stream=5)])[0]
         receipt = found.receipts["r"]
         assert receipt.positions_decode == min(receipt.asked_decode, len(own.output_ids) - 1)
+
+
+def test_lockstep_with_donors_that_end_at_once_at_a_site_of_another_width(backend):
+    rng = random.Random(107)
+    lockstep = write("v", "v_proj", (2,), during="decode", positions="all", hold="lockstep")
+    sources = {"donor": prompt(rng, 8)}
+    rows = [Row(prompt(rng, 9), Sampling(0.9, n), (lockstep,), sources, stream=5) for n in (20, 1)]
+    longer, shorter = backend.decode(rows)
+    assert (len(shorter.output_ids), shorter.receipts["v"].positions_decode) == (1, 0)
+    donor = backend.decode([Row(sources["donor"], Sampling(0.9, 20), stream=5)])[0]
+    steps = min(len(longer.output_ids), len(donor.output_ids)) - 1
+    assert longer.receipts["v"].positions_decode == steps > 0
 
 
 def test_a_write_that_a_later_one_overwrites_is_shadowed(backend):

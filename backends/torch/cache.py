@@ -85,9 +85,9 @@ class SlotCache(Cache):
 def rotate(keys: torch.Tensor, offset: torch.Tensor, inverse_frequencies: torch.Tensor) -> torch.Tensor:
     """Rotary keys moved by `offset` positions: the key of position p becomes that of position p + offset.
 
-    keys: [rows, kv heads, slots, head width], rotated in halves (as Llama, Mistral and Qwen2 do); offset:
-    [rows, slots]. Rotations compose, so moving an already rotated key by an offset equals computing it
-    there. Computed in float32.
+    keys: [rows, kv heads, slots, head width], rotated in halves, as in every architecture of the table of
+    sites; offset: [rows, slots]. Rotations compose, so moving an already rotated key by an offset equals
+    computing it there. Computed in float32.
     """
     angle = offset[..., None].float() * inverse_frequencies.float().to(keys.device)
     angle = torch.cat([angle, angle], dim=-1)[:, None]

@@ -60,10 +60,8 @@ def capture_prompts(
             board.taps[spot] = keep_in(seen, spot)
         rest = [ids[past:] for ids in prompts]
         if start is not None and start.layer > 0:
-            assert isinstance(start.prefix.handle, PrefixRun)
             _, pads = pad_left(loaded, rest)
-            positions, allowed = prompt_geometry(loaded, pads, 1, past)
-            last_token_from(loaded, start.prefix.handle, start.layer, cache, positions, allowed)
+            last_token_from(loaded, start, cache, prompt_geometry(pads, 1, past))
         else:
             _, pads = prefill(loaded, rest, cache, past=past)
     return [_row(cache, seen, sites, index, past, pad) for index, pad in enumerate(pads.tolist())]

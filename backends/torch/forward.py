@@ -3,65 +3,55 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 
 from backends.torch.cache import SlotCache
-from backends.torch.loading import Loaded
+from backends.torch.loading import FULL, SLIDING, Loaded
 
 
-def attention_mask(loaded: Loaded, allowed: torch.Tensor) -> torch.Tensor:
-    """A boolean mask [rows, queries, keys] in the form that the attention implementation reads."""
-    mask = allowed[:, None]
+@dataclass(frozen=True)
+class Geometry:
+    """Where the tokens of a forward stand, and which keys each may see, sliding windows aside.
+
+    positions: of the queries, [rows, queries]; keys: positions of the keys, [rows, keys]; allowed: bool
+    [rows, queries, keys].
+    """
+
+    positions: torch.Tensor
+    keys: torch.Tensor
+    allowed: torch.Tensor
+
+
+def attention_masks(loaded: Loaded, at: Geometry) -> torch.Tensor | dict[str, torch.Tensor]:
+    """Masks [rows, 1, queries, keys] in the form that the attention implementation reads: one, or, where
+    sliding layers and others alternate, one for each kind."""
+    masks = {window: _mask(loaded, at, window) for window in dict.fromkeys(loaded.windows)}
+    if len(masks) == 1:
+        return masks[loaded.windows[0]]
+    return {FULL if window is None else SLIDING: mask for window, mask in masks.items()}
+
+
+def _mask(loaded: Loaded, at: Geometry, window: int | None) -> torch.Tensor:
+    seen = at.allowed
+    if window is not None:
+        seen = seen & (at.positions[:, :, None] - at.keys[:, None, :] < window)
+    mask = seen[:, None]
     if loaded.info.attention == "sdpa":
         return mask
     floor = torch.finfo(loaded.model.dtype).min
     return torch.zeros(mask.shape, dtype=loaded.model.dtype, device=mask.device).masked_fill(~mask, floor)
 
 
-def within_window(loaded: Loaded, queries: torch.Tensor, keys: torch.Tensor) -> torch.Tensor | bool:
-    """True where a key is close enough for the model's sliding window (positions broadcast)."""
-    return True if loaded.window is None else (queries - keys) < loaded.window
-
-
 def call(
-    loaded: Loaded,
-    ids: torch.Tensor,
-    positions: torch.Tensor,
-    allowed: torch.Tensor,
-    cache: SlotCache | None,
-    keep: int = 1,
+    loaded: Loaded, ids: torch.Tensor, at: Geometry, cache: SlotCache | None, keep: int = 1
 ) -> torch.Tensor:
-    """Logits [rows, keep, vocabulary] of the last `keep` positions.
-
-    ids, positions: [rows, queries]; allowed: bool [rows, queries, keys].
-    """
-    return _run(loaded, {"input_ids": ids}, positions, allowed, cache, keep)
-
-
-def call_embedded(
-    loaded: Loaded,
-    embeddings: torch.Tensor,
-    positions: torch.Tensor,
-    allowed: torch.Tensor,
-    cache: SlotCache | None,
-) -> torch.Tensor:
-    """As `call`, from embeddings [rows, queries, width] in place of token ids."""
-    return _run(loaded, {"inputs_embeds": embeddings}, positions, allowed, cache, 1)
-
-
-def _run(
-    loaded: Loaded,
-    inputs: dict[str, torch.Tensor],
-    positions: torch.Tensor,
-    allowed: torch.Tensor,
-    cache: SlotCache | None,
-    keep: int,
-) -> torch.Tensor:
+    """Logits [rows, keep, vocabulary] of the last `keep` positions. ids: [rows, queries]."""
     logits: torch.Tensor = loaded.model(
-        **inputs,
-        attention_mask=attention_mask(loaded, allowed),
-        position_ids=positions,
+        input_ids=ids,
+        attention_mask=attention_masks(loaded, at),
+        position_ids=at.positions,
         past_key_values=cache,
         use_cache=cache is not None,
         logits_to_keep=keep,
@@ -85,10 +75,8 @@ def pad_left(loaded: Loaded, sequences: Sequence[Sequence[int]]) -> tuple[torch.
     return ids.to(loaded.device), pads.to(loaded.device)
 
 
-def prompt_geometry(
-    loaded: Loaded, pads: torch.Tensor, length: int, past: int = 0
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Positions [rows, length] and the causal mask [rows, length, past + length] of left-padded prompts.
+def prompt_geometry(pads: torch.Tensor, length: int, past: int = 0) -> Geometry:
+    """Positions and causal sight of left-padded prompts of `length` tokens, padding included.
 
     past: cached tokens that all rows share, in front of the padding. A padding query sees itself alone, so
     that no softmax is empty; no real query ever sees padding.
@@ -97,15 +85,21 @@ def prompt_geometry(
     positions = past + (slot[None, :] - pads[:, None]).clamp_min(0)
     real = slot[None, :] >= pads[:, None]
     causal = slot[:, None] >= slot[None, :]
-    near = within_window(loaded, slot[:, None], slot[None, :])
-    allowed = causal[None] & real[:, None, :] & near
+    allowed = causal[None] & real[:, None, :]
     allowed = allowed | torch.eye(length, dtype=torch.bool, device=pads.device)[None]
-    if past:
-        shared = real[:, :, None] & within_window(
-            loaded, positions[:, :, None], torch.arange(past, device=pads.device)[None, None, :]
-        )
-        allowed = torch.cat([shared.expand(-1, -1, past), allowed], dim=-1)
-    return positions, allowed
+    shared = torch.arange(past, device=pads.device).expand(len(pads), -1)
+    return Geometry(
+        positions=positions,
+        keys=torch.cat([shared, positions], dim=-1),
+        allowed=torch.cat([real[:, :, None].expand(-1, -1, past), allowed], dim=-1),
+    )
+
+
+def token_geometry(positions: torch.Tensor, pads: torch.Tensor, slots: int) -> Geometry:
+    """One token a row, at `positions` [rows], which sees its row's slots: all `slots` but the padding
+    [rows]."""
+    keys = torch.arange(slots, device=pads.device)[None, :] - pads[:, None]
+    return Geometry(positions[:, None], keys, (keys >= 0)[:, None])
 
 
 def prefill(
@@ -118,5 +112,4 @@ def prefill(
     """Run whole prompts, or what follows `past` shared tokens that the cache already holds; returns logits
     of the last `keep` positions and the padding [rows]."""
     ids, pads = pad_left(loaded, sequences)
-    positions, allowed = prompt_geometry(loaded, pads, ids.shape[1], past)
-    return call(loaded, ids, positions, allowed, cache, keep), pads
+    return call(loaded, ids, prompt_geometry(pads, ids.shape[1], past), cache, keep), pads

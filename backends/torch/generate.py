@@ -19,7 +19,7 @@ from backends.torch.edits import (
     decode_edits,
     prompt_touches,
 )
-from backends.torch.forward import call, new_cache, prefill, within_window
+from backends.torch.forward import Geometry, call, new_cache, prefill, token_geometry
 from backends.torch.hooks import Board, Spot, Tap, Touch
 from backends.torch.kv import Prefilled, assemble
 from backends.torch.loading import Loaded
@@ -104,10 +104,10 @@ class Recorder:
 
     def rows(self, spot: Spot, row: int, count: int, loaded: Loaded) -> torch.Tensor:
         """What one row's first `count` decode forwards had at a spot: [count, width]."""
-        steps = self.seen.get(spot, [])[:count]
+        steps = self.seen.get(spot, [])[: max(count, 1)]
         if steps:
-            return torch.stack([step[row] for step in steps])
-        return torch.zeros(0, loaded.info.width, device=loaded.device)
+            return torch.stack([step[row] for step in steps])[:count]
+        return torch.zeros(0, loaded.info.width, device=loaded.device)  # no row had a decode forward
 
     def _keep(self, spot: Spot) -> Tap:
         def tap(hidden: torch.Tensor) -> None:
@@ -153,19 +153,15 @@ def generate(
         board.touches = _last_touches(loaded, sources, plans, edits, tallies, cache.slot_layer(0).filled)
         replay = torch.tensor([row.replay_last_token for row in rows], device=loaded.device)
         progress.forwards += replay
-        key_slot = torch.arange(cache.slot_layer(0).get_max_length(), device=loaded.device)
 
-        def visible() -> torch.Tensor:
-            at = key_slot[None, : cache.slot_layer(0).filled + 1] - pads[:, None]
-            return ((at >= 0) & within_window(loaded, slots[:, None], at))[:, None]
+        def here() -> Geometry:
+            return token_geometry(slots, pads, cache.slot_layer(0).filled + 1)
 
         def step_forward(tokens: torch.Tensor) -> torch.Tensor:
-            return call(loaded, tokens[:, None], slots[:, None], visible(), cache)[:, -1]
+            return call(loaded, tokens[:, None], here(), cache)[:, -1]
 
         if start is not None and start.layer > 0:
-            run = start.prefix.handle
-            assert isinstance(run, PrefixRun)
-            logits = last_token_from(loaded, run, start.layer, cache, slots[:, None], visible())
+            logits = last_token_from(loaded, start, cache, here())
         else:
             logits = step_forward(tokens)
         change = _logit_change(loaded, board, sources, plans, before, logits)
@@ -308,9 +304,8 @@ def _logit_change(
     cache, pads = assemble(loaded, sources, plans, before, 1, {}, with_writes=False)
     slots = torch.tensor([len(plan.prefill_ids) for plan in plans], device=loaded.device)
     tokens = torch.tensor([plan.row.ids[-1] for plan in plans], device=loaded.device)
-    at = torch.arange(cache.slot_layer(0).get_max_length(), device=loaded.device)[None] - pads[:, None]
-    allowed = (at >= 0) & within_window(loaded, slots[:, None], at)
-    old = call(loaded, tokens[:, None], slots[:, None], allowed[:, None], cache)[:, -1].float()
+    at = token_geometry(slots, pads, cache.slot_layer(0).filled + 1)
+    old = call(loaded, tokens[:, None], at, cache)[:, -1].float()
     moved: torch.Tensor = (logits.float() - old).norm(dim=-1) / old.norm(dim=-1)
     return moved
 

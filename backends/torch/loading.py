@@ -20,13 +20,15 @@ from backends.contract import BackendError, Device, ModelInfo, ModelSource
 from backends.fingerprint import of_weights
 from backends.torch.sites import Layout, check_layout, find, layout_of
 
+# transformers' names for the two kinds of attention layers.
+FULL, SLIDING = "full_attention", "sliding_attention"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 @dataclass(frozen=True)
 class Loaded:
-    """A model ready to run. window: sliding attention window in tokens, or None. rotary: inverse
-    frequencies."""
+    """A model ready to run. windows: per layer, its sliding attention window in tokens, or None where it sees
+    the whole context. inverse_frequencies: of the rotary embedding, [head width / 2], or None."""
 
     model: PreTrainedModel
     blocks: list[nn.Module]
@@ -34,7 +36,7 @@ class Loaded:
     info: ModelInfo
     device: torch.device
     layer_places: list[tuple[torch.device, torch.dtype]]
-    window: int | None
+    windows: tuple[int | None, ...]
     inverse_frequencies: torch.Tensor | None
     rotary_kind: str
 
@@ -81,13 +83,14 @@ def _load(source: ModelSource, device: Device, fingerprint: str) -> Loaded:
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
         layout = layout_of(model_type(Path(source.path)), source.name)
+        attention = device.attention if layout.fused else "eager"
         config = AutoConfig.from_pretrained(source.path)
         found: Any = AutoModelForCausalLM.from_pretrained(
             source.path,
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # reported below, by name and size
             dtype=DTYPES[device.dtype],
-            attn_implementation=device.attention,
+            attn_implementation=attention,
             device_map=device.device_map,
             use_safetensors=True,
         )
@@ -99,21 +102,18 @@ def _load(source: ModelSource, device: Device, fingerprint: str) -> Loaded:
         model.to(place)
     model.eval()
     model.requires_grad_(False)
-    blocks = check_layout(model, layout, source)
+    blocks = check_layout(model, config, layout, source)
     places = [(p.device, p.dtype) for p in (next(block.parameters()) for block in blocks)]
     rotary = find(model, layout.rotary)
     frequencies = getattr(rotary, "inv_freq", None)
-    window = getattr(config, "sliding_window", None)
-    if getattr(config, "use_sliding_window", True) is False:
-        window = None
     return Loaded(
         model=model,
         blocks=blocks,
         layout=layout,
-        info=_describe(source, device, model, fingerprint),
+        info=_describe(source, device, attention, model, fingerprint),
         device=model.device,
         layer_places=places,
-        window=window,
+        windows=sliding_windows(config, source),
         inverse_frequencies=frequencies,
         rotary_kind=str(getattr(rotary, "rope_type", "none")),
     )
@@ -151,7 +151,31 @@ def check_weights(model: PreTrainedModel, report: Mapping[str, Any], source: Mod
         )
 
 
-def _describe(source: ModelSource, device: Device, model: PreTrainedModel, fingerprint: str) -> ModelInfo:
+def sliding_windows(config: Any, source: ModelSource) -> tuple[int | None, ...]:
+    """Per layer, the number of latest tokens that it sees, or None for all.
+
+    config: transformers' configuration of the model, whose layer_types, where it has any, say it layer by
+    layer. Raises BackendError for a layer whose attention is of another kind.
+    """
+    window: int | None = getattr(config, "sliding_window", None)
+    if getattr(config, "use_sliding_window", True) is False:
+        window = None
+    kinds = getattr(config, "layer_types", None)
+    if kinds is None:
+        return (window,) * source.layers
+    known = {FULL: None, SLIDING: window}
+    unknown = sorted(set(kinds) - set(known))
+    if unknown:
+        raise BackendError(
+            f"model '{source.name}': expected layers of the kinds {', '.join(known)}, its config.json has "
+            f"layer_types of the kind {', '.join(unknown)}"
+        )
+    return tuple(known[kind] for kind in kinds)
+
+
+def _describe(
+    source: ModelSource, device: Device, attention: str, model: PreTrainedModel, fingerprint: str
+) -> ModelInfo:
     eos = model.generation_config.eos_token_id if model.generation_config is not None else None
     if eos is None:
         eos = model.config.eos_token_id
@@ -168,7 +192,7 @@ def _describe(source: ModelSource, device: Device, model: PreTrainedModel, finge
         context=source.context,
         dtype=device.dtype,
         device=str(model.device),
-        attention=device.attention,
+        attention=attention,
         fingerprint=fingerprint,
         eos_ids=ids,
     )

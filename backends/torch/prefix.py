@@ -11,7 +11,7 @@ from torch import nn
 
 from backends.contract import BackendError, Start, Write
 from backends.torch.cache import SlotCache
-from backends.torch.forward import call_embedded, new_cache, prefill
+from backends.torch.forward import Geometry, call, new_cache, prefill
 from backends.torch.hooks import Board, Spot, keep_in
 from backends.torch.loading import Loaded
 from backends.torch.sites import find
@@ -82,14 +82,28 @@ def check_start(
         )
 
 
+class Given(nn.Module):
+    """Stands in for a block: gives a known hidden state, whatever comes in."""
+
+    def __init__(self, hidden: torch.Tensor) -> None:
+        super().__init__()
+        self.hidden = hidden
+
+    def forward(self, *_: object, **__: object) -> torch.Tensor:
+        return self.hidden
+
+
 @contextmanager
-def blocks_from(loaded: Loaded, layer: int) -> Iterator[None]:
-    """Let the model run its blocks from `layer` on only; it must be fed that layer's input as embeddings."""
+def blocks_from(loaded: Loaded, layer: int, residual: torch.Tensor) -> Iterator[None]:
+    """Let the model compute its blocks from `layer` on only, on this residual stream [rows, tokens, width].
+
+    The blocks below are stood in for, not left out: models look up by index what kind of layer a block is.
+    """
     parent = find(loaded.model, loaded.layout.blocks.rpartition(".")[0])
     name = loaded.layout.blocks.rpartition(".")[2]
     assert parent is not None
     whole = getattr(parent, name)
-    setattr(parent, name, nn.ModuleList(list(whole)[layer:]))
+    setattr(parent, name, nn.ModuleList([Given(residual)] * layer + list(whole)[layer:]))
     try:
         yield
     finally:
@@ -97,25 +111,21 @@ def blocks_from(loaded: Loaded, layer: int) -> Iterator[None]:
 
 
 @torch.inference_mode()
-def last_token_from(
-    loaded: Loaded,
-    run: PrefixRun,
-    layer: int,
-    cache: SlotCache,
-    positions: torch.Tensor,
-    allowed: torch.Tensor,
-) -> torch.Tensor:
-    """Logits [rows, vocabulary] of the prefix's last token, its blocks below `layer` taken from the prefix.
+def last_token_from(loaded: Loaded, start: Start, cache: SlotCache, at: Geometry) -> torch.Tensor:
+    """Logits [rows, vocabulary] of the prefix's last token, its blocks below the start's layer taken from the
+    prefix.
 
     cache: holds the tokens before it; every layer holds it afterwards, those below with the prefix's own
     slot.
     """
-    rows = len(positions)
-    for index in range(layer):
+    run = start.prefix.handle
+    assert isinstance(run, PrefixRun)
+    rows = len(at.positions)
+    for index in range(start.layer):
         cache.slot_layer(index).update(
             run.keys[index][:, -1:].expand(rows, -1, -1, -1),
             run.values[index][:, -1:].expand(rows, -1, -1, -1),
         )
-    embeddings = run.residual[layer].expand(rows, 1, -1)
-    with blocks_from(loaded, layer):
-        return call_embedded(loaded, embeddings, positions, allowed, cache)[:, -1]
+    ids = torch.full((rows, 1), start.prefix.ids[-1], device=loaded.device)
+    with blocks_from(loaded, start.layer, run.residual[start.layer].expand(rows, 1, -1)):
+        return call(loaded, ids, at, cache)[:, -1]

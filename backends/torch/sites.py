@@ -6,7 +6,7 @@ Adding an architecture whose blocks look like Llama's is one line in LAYOUTS.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from torch import nn
 
@@ -17,7 +17,13 @@ Side = Literal["input", "output"]
 
 @dataclass(frozen=True)
 class Layout:
-    """Module paths of an architecture. Block-relative paths, but for `blocks`, `rotary` and `unembed`."""
+    """Module paths of an architecture, within a block but for `blocks` and `rotary`.
+
+    Every site is what its module itself takes or gives, so that norms which follow come after it. q_norm,
+    k_norm: per head, between q_proj or k_proj and the rotary embedding. attn_norm, mlp_norm: between attn_out
+    or mlp_out and the residual stream. None where there is no such norm. fused: whether torch's fused
+    attention (`sdpa`) computes what the architecture asks of it; where it does not, `eager` runs.
+    """
 
     blocks: str = "model.layers"
     rotary: str = "model.rotary_emb"
@@ -27,6 +33,11 @@ class Layout:
     k_proj: str = "self_attn.k_proj"
     v_proj: str = "self_attn.v_proj"
     o_proj: str = "self_attn.o_proj"
+    q_norm: str | None = None
+    k_norm: str | None = None
+    attn_norm: str | None = None
+    mlp_norm: str | None = None
+    fused: bool = True
 
     def place(self, site: str) -> tuple[str, Side]:
         """Block-relative module path of a site and the side of the module that carries it."""
@@ -42,7 +53,17 @@ class Layout:
         }[site]  # type: ignore[return-value]
 
 
-LAYOUTS: dict[str, Layout] = {"llama": Layout(), "mistral": Layout(), "qwen2": Layout()}
+LAYOUTS: dict[str, Layout] = {
+    "llama": Layout(),
+    "mistral": Layout(),
+    "qwen2": Layout(),
+    "qwen3": Layout(q_norm="self_attn.q_norm", k_norm="self_attn.k_norm"),
+    "gemma2": Layout(
+        attn_norm="post_attention_layernorm",
+        mlp_norm="post_feedforward_layernorm",
+        fused=False,  # attention scores are capped before the softmax
+    ),
+}
 
 
 def find(root: nn.Module, path: str) -> nn.Module | None:
@@ -67,10 +88,11 @@ def layout_of(model_type: str, name: str) -> Layout:
     return LAYOUTS[model_type]
 
 
-def check_layout(model: nn.Module, layout: Layout, source: ModelSource) -> list[nn.Module]:
-    """The blocks of a model, after checking that every module of the layout exists with the declared width.
+def check_layout(model: nn.Module, config: Any, layout: Layout, source: ModelSource) -> list[nn.Module]:
+    """The blocks of a model, after checking that it is what its YAML declares and its layout says.
 
-    Raises BackendError listing every module that was looked for and not found, or has another width.
+    config: transformers' configuration of the model. Raises BackendError listing every module that was looked
+    for and not found, or has another width, and every declared number that config.json contradicts.
     """
     blocks = find(model, layout.blocks)
     if not isinstance(blocks, nn.ModuleList):
@@ -86,6 +108,8 @@ def check_layout(model: nn.Module, layout: Layout, source: ModelSource) -> list[
         layout.attention: (None, 0),
         layout.mlp: (None, 0),
     }
+    norms = (layout.q_norm, layout.k_norm, layout.attn_norm, layout.mlp_norm)
+    expected.update({path: (None, 0) for path in norms if path is not None})
     for path, (attribute, width) in expected.items():
         module = find(blocks[0], path)
         if module is None:
@@ -94,6 +118,20 @@ def check_layout(model: nn.Module, layout: Layout, source: ModelSource) -> list[
             problems.append(
                 f"{layout.blocks}.0.{path}: {attribute} {getattr(module, attribute)}, {width} declared"
             )
+    declared = {
+        "model_type": source.architecture,
+        "num_attention_heads": source.heads,
+        "num_key_value_heads": source.kv_heads,
+        "hidden_size": source.width,
+    }
+    for key, value in declared.items():
+        if getattr(config, key) != value:
+            problems.append(f"config.json: {key} {getattr(config, key)}, {value} declared")
+    if source.context > config.max_position_embeddings:
+        problems.append(
+            f"config.json: max_position_embeddings {config.max_position_embeddings}, a context of "
+            f"{source.context} declared"
+        )
     if problems:
         raise BackendError(
             f"model '{source.name}' is not laid out as its YAML says:\n  " + "\n  ".join(problems)

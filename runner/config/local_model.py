@@ -55,8 +55,9 @@ def with_local_files(model: Mapping[str, Any]) -> LocalModel:
 
     A `path` makes any model a local one. Where the YAML already says `source: local`, the numbers that it
     states must agree with config.json; where a path has replaced another source, the numbers come from
-    config.json, the name from the folder, and landmarks keep their relative depth. Models without a path are
-    returned as they are. Values are not checked here: a wrong one is told with `read_from` as its place.
+    config.json, the name from the folder (in a hub's cache: from its repository), and landmarks keep their
+    relative depth. Models without a path are returned as they are. Values are not checked here: a wrong one
+    is told with `read_from` as its place.
     """
     out = dict(model)
     path, declared_local = out.get("path"), out.get("source") == "local"
@@ -80,9 +81,17 @@ def with_local_files(model: Mapping[str, Any]) -> LocalModel:
     else:
         problems, taken = (), list(stated.values)
         _move_landmarks(out, stated.values["layers"])
-        out.update(name=file.parent.resolve().name, id=None, revision=None)
+        out.update(name=_name(file.parent.resolve()), id=None, revision=None)
     out.update({key: stated.values[key] for key in taken})
     return LocalModel(out, problems, {key: (file, stated.names[key]) for key in taken})
+
+
+def _name(folder: Path) -> str:
+    """A folder's name; in a hub's cache, where folders are named after revisions, that of the model."""
+    repository = folder.parent.parent.name
+    if folder.parent.name == "snapshots" and repository.startswith("models--"):
+        return repository.rpartition("--")[2]
+    return folder.name
 
 
 def _move_landmarks(model: dict[str, Any], depth: object) -> None:
