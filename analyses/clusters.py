@@ -81,6 +81,24 @@ def clustered_mean(
     return _test(x, codes, confidence, notes)
 
 
+def cluster_variance(scores: Floats, *, donor: Labels, target: Labels) -> tuple[float, dict[str, int], str]:
+    """Variance of the mean of scores that sum to 0, two-way clustered as in `clustered_mean`, with the number
+    of clusters of each dimension and a note; for estimates that are means of scores, such as slopes. 0 where
+    nothing is left after the clusters."""
+    codes: dict[str, Codes] = {}
+    notes = []
+    for name, given in (("donor", donor), ("target", target)):
+        coded, remark = _codes(name, pd.Series(list(given), dtype=object))
+        notes += [remark] if remark else []
+        if coded is not None:
+            codes[name] = coded
+    sizes = {name: int(coded.max()) + 1 for name, coded in codes.items()}
+    usable = {name: coded for name, coded in codes.items() if sizes[name] > 1}
+    variance, _, remark = _variance(scores, usable)
+    notes += [remark] if remark else []
+    return max(0.0, variance), {name: sizes[name] for name in usable}, "; ".join(notes)
+
+
 def _codes(name: str, labels: pd.Series) -> tuple[Codes | None, str]:
     """Labels as 0..G-1; a value without a label is a cluster of its own."""
     known = labels.notna().to_numpy()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from analyses.published import ONE_TEXT
 from analyses.wording import count, figure, p_value, plural, small
 
 _APART = ("markers", "bonus", "strict", "perplexity")
@@ -22,6 +23,10 @@ def to_markdown(summary: Mapping[str, Any]) -> str:
     lines += ["## What each condition does", "", *_words(summary), ""]
     lines += ["## Results by condition", "", *_results(summary), ""]
     lines += ["## Contrasts", "", *_contrasts(summary), ""]
+    if summary["trends"]:
+        lines += ["## Trends", "", *_trends(summary), ""]
+    if summary["repeats"]:
+        lines += ["## By repeat", "", *_repeats(summary), ""]
     lines += ["## Receipts", "", *_receipts(summary), ""]
     if summary["published"] is not None:
         lines += ["## As published", "", *_published(summary["published"]), ""]
@@ -128,6 +133,50 @@ def _contrasts(summary: Mapping[str, Any]) -> list[str]:
     return [*sentences, "", *_table(head, rows), "", about]
 
 
+def _trends(summary: Mapping[str, Any]) -> list[str]:
+    lines = []
+    for each in summary["trends"]:
+        means = [figure(mean) for mean in each["means"]] or ["undefined"] * len(each["doses"])
+        rows = [
+            [f"`{name}`", f"{dose:g}", mean]
+            for name, dose, mean in zip(each["conditions"], each["doses"], means, strict=True)
+        ]
+        lines += [
+            f"- {each['sentence']}",
+            "",
+            *_table(["condition", "dose", f"mean {each['readout']}"], rows),
+            "",
+        ]
+    about = (
+        "Slope of least squares over items that have every dose, two-way clustered by the donors really used "
+        "and by target. Holm corrects over the trends, apart from the contrasts."
+    )
+    return [*lines, about]
+
+
+def _repeats(summary: Mapping[str, Any]) -> list[str]:
+    found = summary["repeats"]
+    numbers = [row["repeat"] for row in found[0]["rows"]]
+    head = ["contrast", *(f"repeat {number}" for number in numbers), "leaves out 0"]
+    rows = [
+        [
+            f"`{each['condition']}` - `{each['against']}`",
+            *(repeat_cell(row) for row in each["rows"]),
+            f"{each['excluding_zero']} of {each['of']}",
+        ]
+        for each in found
+    ]
+    about = "Difference and 95% interval of each repeat alone, clustered, not corrected."
+    return [*(f"- {each['sentence']}" for each in found), "", *_table(head, rows), "", about]
+
+
+def repeat_cell(row: Mapping[str, Any]) -> str:
+    """The difference of one repeat with its interval: "2.95 (2.41 to 3.49)"."""
+    if row["ci_low"] is None:
+        return figure(row["difference"])
+    return f"{figure(row['difference'])} ({figure(row['ci_low'])} to {figure(row['ci_high'])})"
+
+
 def _receipts(summary: Mapping[str, Any]) -> list[str]:
     if not summary["receipts"]:
         return ["No condition writes into the model."]
@@ -167,16 +216,17 @@ def _published(published: Mapping[str, Any]) -> list[str]:
             "",
         ]
     if published["rows"]:
-        own = ["this run, their way"] if runs else []
+        single = any(row["recomputed"] is None for row in published["rows"])
+        own = ["this run, mean"] if single else ["this run, their way"] if runs else []
         head = ["condition", "figure", "published", "recomputed from its sums", "agrees", *own]
         rows = [
             [
                 f"`{row['condition']}`",
                 row["figure"],
                 row["published"],
-                f"{row['recomputed']:.4g}",
-                "yes" if row["agrees"] else "NO",
-                *([this_way(row["condition"], row["figure"], published)] if runs else []),
+                "it has none" if row["recomputed"] is None else f"{row['recomputed']:.4g}",
+                "-" if row["agrees"] is None else "yes" if row["agrees"] else "NO",
+                *([this_way(row["condition"], row["figure"], published)] if own else []),
             ]
             for row in published["rows"]
         ]
@@ -200,7 +250,11 @@ def _published(published: Mapping[str, Any]) -> list[str]:
 
 
 def this_way(condition: str, name: str, published: Mapping[str, Any]) -> str:
-    """The figure of this run that corresponds to a published one; a dash where it has none."""
+    """The figure of this run that corresponds to a published one; a dash where it has none. Beside the score
+    of a single text stands the mean of the condition."""
+    if name == ONE_TEXT:
+        mean = published["means"].get(condition)
+        return "-" if mean is None else figure(mean)
     field = {"mean": "difference", "ci95 low": "ci_low", "ci95 high": "ci_high"}.get(name, name)
     found: Mapping[str, Any] | None = published["this_run"].get(condition)
     if " vs " in condition:

@@ -13,19 +13,21 @@ from scipy import stats
 
 from analyses.statistics import TTest, from_moments
 
+ONE_TEXT = "score of one text"
 _FOLDER = Path(__file__).parent / "published"
 
 
 @dataclass(frozen=True)
 class PublishedRow:
-    """One printed figure, as printed, beside the same figure recomputed; `agrees` to the printed digits."""
+    """One printed figure, as printed, beside the same figure recomputed; `agrees` to the printed digits. The
+    score of a single text has no sums behind it: nothing can be recomputed, and both are None."""
 
     block: str
     condition: str
     figure: str
     published: str
-    recomputed: float
-    agrees: bool
+    recomputed: float | None
+    agrees: bool | None
 
 
 def blocks() -> tuple[str, ...]:
@@ -33,11 +35,24 @@ def blocks() -> tuple[str, ...]:
     return tuple(name for name, block in _load().items() if "deltas" in block)
 
 
-def published_rows(block: str) -> list[PublishedRow]:
-    """Every published delta and unpaired contrast of a block, recomputed from its integer sums.
+def shown() -> tuple[str, ...]:
+    """Names of the blocks that can stand beside a run: those with sums, and those with scores of single
+    texts."""
+    return tuple(name for name, block in _load().items() if "deltas" in block or "one_text" in block)
 
-    Raises KeyError for a block that is not there or has no sums.
+
+def published_rows(block: str) -> list[PublishedRow]:
+    """Every published delta and unpaired contrast of a block, recomputed from its integer sums; or, of a
+    block without sums, the published score of each single text.
+
+    Raises KeyError for a block that is not there or has neither.
     """
+    found = _load().get(block)
+    if found is not None and "one_text" in found:
+        return [
+            PublishedRow(block, condition, ONE_TEXT, printed, None, None)
+            for condition, printed in found["one_text"].items()
+        ]
     data = _block(block)
     n = int(data["n_pairs"])
     tests = deltas(block)
@@ -148,6 +163,6 @@ def _load() -> dict[str, Any]:
 
 def _block(block: str) -> dict[str, Any]:
     if block not in blocks():
-        raise KeyError(f"{_path()}: expected one of the blocks {', '.join(blocks())}, got {block!r}")
+        raise KeyError(f"{_path()}: expected one of the blocks {', '.join(shown())}, got {block!r}")
     found: dict[str, Any] = _load()[block]
     return found

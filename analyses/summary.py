@@ -18,8 +18,10 @@ from analyses.gates import all_gates
 from analyses.markdown import to_markdown
 from analyses.published import published_rows
 from analyses.receipts import Receipt, receipts
+from analyses.repeats import by_repeat
 from analyses.statistics import describe
 from analyses.tables import SCORES, Run, conditions_of, ok_rows, value_columns
+from analyses.trends import trends
 from analyses.wording import count, plural
 
 Summary = dict[str, Any]
@@ -28,9 +30,9 @@ Summary = dict[str, Any]
 def summarise(run: Run) -> Summary:
     """Everything that the reports show, as plain JSON values: no NaN, no infinity (both become null).
 
-    `conditions` maps each name to its counts, words and one description per readout; `contrasts`, `gates` and
-    `receipts` are lists; `published` is null or the block with the figures of this run computed the same way;
-    `unfinished` is null or one sentence on the trials that have not ended.
+    `conditions` maps each name to its counts, words and one description per readout; `contrasts`, `trends`,
+    `repeats`, `gates` and `receipts` are lists; `published` is null or the block with the figures of this run
+    computed the same way; `unfinished` is null or one sentence on the trials that have not ended.
     """
     trials, manifest = run.trials, run.manifest
     experiment = manifest.get("experiment", {})
@@ -47,6 +49,8 @@ def summarise(run: Run) -> Summary:
         "statistics": options.get("statistics", "paired_clustered"),
         "conditions": _conditions(trials, manifest),
         "contrasts": [_contrast(each) for each in found],
+        "trends": [asdict(each) for each in trends(trials, manifest)],
+        "repeats": [asdict(each) for each in by_repeat(trials, manifest)],
         "gates": [asdict(gate) for gate in all_gates(trials, manifest)],
         "receipts": [_receipt(each) for each in receipts(trials, manifest)],
         "published": _published(trials, manifest),
@@ -148,9 +152,15 @@ def _published(trials: pd.DataFrame, manifest: Mapping[str, Any]) -> dict[str, A
         return None
     against = naive_against_baseline(trials, manifest) if naive else {}
     arms = naive_between_arms(trials, manifest) if naive else {}
+    primary = manifest.get("contrasts", {}).get("primary", "score")
     return {
         "block": block,
         "rows": [] if block is None else [asdict(row) for row in published_rows(block)],
+        "means": {
+            name: float(ok_rows(trials, name)[primary].mean())
+            for name in conditions_of(trials, manifest)
+            if primary in trials.columns and ok_rows(trials, name)[primary].notna().any()
+        },
         "this_run": {name: asdict(test) for name, test in against.items()},
         "between_arms": [{"condition": a, "against": b, **asdict(test)} for (a, b), test in arms.items()],
     }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich import box
@@ -10,11 +10,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from analyses.markdown import percent, with_note
+from analyses.markdown import percent, repeat_cell, with_note
 from analyses.wording import count, figure, p_value
 
 WIDTH = 110
 _WIDE = 100
+_SIDE_BY_SIDE = 2
 _MAIN = ("mean", "sd", "med", "range", ">=8", ">=5", "0")
 _APART = {"mark": "markers", "bonus": "bonus", "strict": "strict", "ppl": "perplexity"}
 _STYLES = {"fail": "bold red", "warn": "yellow", "expected": "dim", "pass": "green"}
@@ -35,8 +36,12 @@ def print_summary(console: Console, summary: Mapping[str, Any]) -> None:
         console.print(_conditions(summary, main=False, apart=True), width=width)
     if summary["contrasts"]:
         console.print(_contrasts(summary), width=width)
+    for start in range(0, len(summary["repeats"]), _SIDE_BY_SIDE):
+        console.print(_repeats(summary["repeats"][start : start + _SIDE_BY_SIDE]), width=width)
     for each in summary["contrasts"]:
         console.print(Text(with_note(each)), width=width)
+    for each in (*summary["trends"], *summary["repeats"]):
+        console.print(Text(each["sentence"]), width=width)
     for gate in summary["gates"]:
         line = Text(f"{gate['verdict']}: ", style=_STYLES[gate["verdict"]])
         line.append(gate["sentence"], style="")
@@ -63,9 +68,15 @@ def _conditions(summary: Mapping[str, Any], *, main: bool, apart: bool) -> Table
             cells += [percent(found.get(key)) for key in ("strong", "moderate", "none")]
         if apart:
             cells += [_short(readouts.get(column, {}).get("mean")) for column in _APART.values()]
-        same = condition["label"] == name
-        table.add_row(Text(name if same else f"{name}: {condition['label']}"), *cells)
+        table.add_row(Text(_told(name, condition["label"])), *cells)
     return table
+
+
+def _told(name: str, label: str) -> str:
+    """Name and label; the cell of a grid, which is in both, once."""
+    cell = name[name.index("[") :] if "[" in name else ""
+    own = label.removesuffix(cell).rstrip() if cell else label
+    return name if own in (name, name.removesuffix(cell)) else f"{name}: {own}"
 
 
 def _contrasts(summary: Mapping[str, Any]) -> Table:
@@ -89,6 +100,19 @@ def _contrasts(summary: Mapping[str, Any]) -> Table:
             "-" if each["effective_n"] is None else count(each["effective_n"]),
             "-" if each["df"] is None else str(each["df"]),
         )
+    return table
+
+
+def _repeats(found: Sequence[Mapping[str, Any]]) -> Table:
+    """One row per repeat, one column per contrast."""
+    title = "by repeat, each taken alone: difference and 95% CI"
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), title=title, title_justify="left")
+    table.add_column("repeat", justify="right")
+    for each in found:
+        table.add_column(Text(f"{each['condition']} - {each['against']}"), justify="right", overflow="fold")
+    for rows in zip(*(each["rows"] for each in found), strict=True):
+        table.add_row(str(rows[0]["repeat"]), *map(repeat_cell, rows))
+    table.add_row("leaves out 0", *(f"{each['excluding_zero']} of {each['of']}" for each in found))
     return table
 
 

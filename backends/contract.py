@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, Protocol
 
-from backends.positions import Positions
+from backends.positions import Positions, Span
 
 if TYPE_CHECKING:
     import numpy as np
@@ -139,6 +139,29 @@ class Write:
         """False where nothing of the target is overwritten in place, so that no relative change exists."""
         return not (self.site == "kv_cache" and self.align in ("whole", "concat"))
 
+    @property
+    def counted_on(self) -> tuple[str, ...]:
+        """The prompts on which `positions` are counted: SELF for the row's own, and the role of the source.
+
+        Empty for a decode write without a source, which has no window.
+        """
+        own = self.site == "kv_cache" or self.during in ("prefill", "both")
+        source = self.value.kind not in ("random", "none")
+        return tuple(dict.fromkeys((*((SELF,) if own else ()), *((self.value.role,) if source else ()))))
+
+
+def same_tensor(first: Write, second: Write) -> bool:
+    """Whether two writes can meet on one tensor: the same site, with layers, heads and parts in common."""
+    if first.site != second.site or not set(first.layers) & set(second.layers):
+        return False
+    if (
+        first.heads is not None
+        and second.heads is not None
+        and not set(first.heads.indices) & set(second.heads.indices)
+    ):
+        return False
+    return {first.part, second.part} != {"keys", "values"}
+
 
 @dataclass(frozen=True)
 class Sampling:
@@ -158,20 +181,28 @@ class Row:
     from. stream: 64-bit random stream of this trial (sampling). value_stream: 64-bit stream for random
     values, the same in every repeat; draw: which of the random draws this repeat takes. recompute: no
     cache, every step a whole forward. replay_last_token: all T slots prefilled, then the last token fed
-    again at position T (published procedure). spans: role -> (start, end) of spans in ids. source_spans:
-    the same for each source.
+    again at position T (published procedure). spans: (start, end) in tokens of the marked parts of the
+    prompts: `NAME` of ids, `SOURCE/NAME` of the source in that role. One mapping, because all of them are
+    part of what a trial is; `spans_of` takes it apart.
     """
 
     ids: tuple[int, ...]
     sampling: Sampling
     writes: tuple[Write, ...] = ()
     sources: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
-    spans: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    spans: Mapping[str, Span] = field(default_factory=dict)
     stream: int = 0
     value_stream: int = 0
     draw: int = 0
     recompute: bool = False
     replay_last_token: bool = False
+
+    def spans_of(self, role: str) -> dict[str, Span]:
+        """Marked parts by name: of the row's own prompt (SELF), or of the source in a role."""
+        if role == SELF:
+            return {name: span for name, span in self.spans.items() if "/" not in name}
+        front = f"{role}/"
+        return {name.removeprefix(front): span for name, span in self.spans.items() if name.startswith(front)}
 
 
 @dataclass(frozen=True)

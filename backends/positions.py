@@ -8,7 +8,20 @@ from dataclasses import dataclass
 from typing import Literal
 
 PositionKind = Literal["all", "first", "last", "index", "role"]
-FORMS = ("all", "first:16", "last:16", "first:25%", "last:25%", "index:-1", "role:NAME")
+FORMS = (
+    "all",
+    "first:16",
+    "last:16",
+    "first:25%",
+    "last:25%",
+    "index:-1",
+    "role:NAME",
+    "role:NAME.first",
+    "role:NAME.last",
+)
+_ROLE = re.compile(r"[a-z][a-z0-9_]*(\.(first|last))?")
+
+Span = tuple[int, int]  # (start, end), half-open
 
 
 class PositionError(ValueError):
@@ -18,7 +31,7 @@ class PositionError(ValueError):
 @dataclass(frozen=True)
 class Positions:
     """A set of token positions, counted from the first real token (BOS is position 0; padding never
-    counts)."""
+    counts). name: of kind `role`, the span's name with `.first` or `.last` where one end of it is meant."""
 
     kind: PositionKind
     count: int = 0
@@ -27,7 +40,8 @@ class Positions:
 
     @staticmethod
     def parse(word: str) -> Positions:
-        """Read `all`, `first:N`, `last:N`, `first:P%`, `last:P%`, `index:I` or `role:NAME`.
+        """Read `all`, `first:N`, `last:N`, `first:P%`, `last:P%`, `index:I`, `role:NAME`, `role:NAME.first`
+        or `role:NAME.last`.
 
         Raises PositionError for anything else, naming the forms that exist.
         """
@@ -42,7 +56,7 @@ class Positions:
                 return Positions(kind, count=int(tail))
         if head == "index" and re.fullmatch(r"-?\d+", tail):
             return Positions("index", count=int(tail))
-        if head == "role" and tail:
+        if head == "role" and _ROLE.fullmatch(tail):
             return Positions("role", name=tail)
         raise PositionError(f"'{word}' is not a set of positions; expected one of {', '.join(FORMS)}")
 
@@ -57,11 +71,22 @@ class Positions:
             return f"{self.kind}:{self.percent:g}%"
         return f"{self.kind}:{self.count}"
 
-    def resolve(self, length: int, spans: Mapping[str, tuple[int, int]]) -> range:
+    @property
+    def role(self) -> str:
+        """Name of the span, whichever part of it is meant; empty for every other kind."""
+        return self.name.partition(".")[0]
+
+    @property
+    def end(self) -> str:
+        """`first` or `last` where one token of a span is meant, else empty."""
+        return self.name.partition(".")[2]
+
+    def resolve(self, length: int, spans: Mapping[str, Span]) -> range:
         """Positions as a range within a prompt of `length` tokens.
 
-        `spans` maps role names to (start, end) token spans. Raises PositionError when the prompt is shorter
-        than the window (a window never shrinks silently), the index is outside it, or it has no such role.
+        `spans` maps names of spans to (start, end) in tokens. Raises PositionError when the prompt is shorter
+        than the window (a window never shrinks silently), the index or the span reaches outside it, or it
+        has no such span.
         """
         if self.kind == "all":
             return range(length)
@@ -71,13 +96,25 @@ class Positions:
                 raise PositionError(f"index {self.count} is outside a prompt of {length} tokens")
             return range(index, index + 1)
         if self.kind == "role":
-            if self.name not in spans:
-                known = ", ".join(sorted(spans)) if spans else "none"
-                raise PositionError(f"the prompt has no role '{self.name}' (its roles: {known})")
-            return range(*spans[self.name])
+            return self._within_span(length, spans)
         count = self.count
         if self.percent is not None:
             count = max(1, round(length * self.percent / 100))
         if count > length:
             raise PositionError(f"a window of {count} is longer than a prompt of {length} tokens")
         return range(count) if self.kind == "first" else range(length - count, length)
+
+    def _within_span(self, length: int, spans: Mapping[str, Span]) -> range:
+        if self.role not in spans:
+            known = ", ".join(sorted(spans)) if spans else "none"
+            raise PositionError(f"the prompt has no role '{self.role}' (its roles: {known})")
+        start, end = spans[self.role]
+        if self.end == "first":
+            end = start + 1
+        elif self.end == "last":
+            start = end - 1
+        if not 0 <= start < end <= length:
+            raise PositionError(
+                f"the positions {start} to {end - 1} of {self.word} reach outside {length} tokens"
+            )
+        return range(start, end)

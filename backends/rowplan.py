@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import combinations
 
 import numpy as np
 
-from backends.contract import SELF, Row, Write
+from backends.contract import SELF, Row, Write, same_tensor
 from backends.noise import permutation, stream_of
 from backends.positions import PositionError
 
@@ -74,6 +75,7 @@ def plan_row(row: Row) -> RowPlan:
         )
     if row.recompute and any(p.slots is not None for p in plans):
         raise PositionError("kv_cache writes need a cache; recompute has none")
+    _refuse_collisions(plans)
     structural = next((p for p in plans if not p.write.has_old), None)
     slots = len(prefill_ids)
     if structural is not None:
@@ -81,6 +83,27 @@ def plan_row(row: Row) -> RowPlan:
         taken = len(structural.slots.target)
         slots = taken if structural.write.align == "whole" else taken + len(prefill_ids)
     return RowPlan(row, prefill_ids, slots, structural, plans)
+
+
+def _refuse_collisions(plans: Sequence[WritePlan]) -> None:
+    """Whether two spans share a token is known only here: marks that share no character may share one."""
+    for first, second in combinations(plans, 2):
+        one, other = first.write, second.write
+        if "role" not in (one.positions.kind, other.positions.kind) or one.order != other.order:
+            continue
+        if not same_tensor(one, other):
+            continue
+        shared = _targets(first) & _targets(second)
+        if shared:
+            raise PositionError(
+                f"writes '{one.name}' and '{other.name}' both change {one.site} at token {min(shared)} of "
+                "this prompt; they need a different order"
+            )
+
+
+def _targets(plan: WritePlan) -> set[int]:
+    pairs = plan.slots if plan.slots is not None else plan.prefill
+    return set() if pairs is None else set(pairs.target.tolist())
 
 
 def source_ids(row: Row, write: Write) -> tuple[int, ...] | None:
@@ -107,10 +130,11 @@ def _plan_write(row: Row, write: Write, slots: int) -> WritePlan:
             order = permutation(shuffle_stream(row, write), len(source))
     prefill, window, asked = None, None, 0
     if write.during in ("prefill", "both"):
-        target = np.array(write.positions.resolve(length, row.spans), dtype=np.int64)
+        target = np.array(write.positions.resolve(length, row.spans_of(SELF)), dtype=np.int64)
         asked = len(target)
         drawn = None if order is None else _window(row, write, order)
         if drawn is not None:
+            _same_length(write, len(target), len(drawn))
             count = min(len(target), len(drawn))
             first = write.positions.kind == "first"
             target = target[:count] if first else target[len(target) - count :]
@@ -130,11 +154,21 @@ def _long_enough(row: Row, write: Write, target: np.ndarray, prefilled: int) -> 
 
 
 def _window(row: Row, write: Write, order: np.ndarray) -> np.ndarray:
-    spans = row.spans if write.value.role == SELF else {}
-    chosen = order[np.array(write.positions.resolve(len(order), spans), dtype=np.int64)]
+    window = write.positions.resolve(len(order), row.spans_of(write.value.role))
+    chosen = order[np.array(window, dtype=np.int64)]
     if write.value.kind == "shuffled_window":
         chosen = chosen[permutation(shuffle_stream(row, write), len(chosen))]
     return chosen
+
+
+def _same_length(write: Write, target: int, source: int) -> None:
+    """A span stands for one thing, so that leaving out a part of it would compare two different things."""
+    if write.positions.kind == "role" and target != source:
+        raise PositionError(
+            f"{write.positions.word} has {target} tokens in the prompt and {source} in the prompt that "
+            f"'{write.name}' draws from; spans must be equally long ({write.positions.word}.last takes one "
+            "token of each)"
+        )
 
 
 def shuffle_stream(row: Row, write: Write) -> int:
@@ -151,7 +185,7 @@ def _plan_kv(row: Row, write: Write, source: tuple[int, ...] | None, slots: int)
     if write.during != "prefill":
         raise PositionError("kv_cache is written between prefill and decode; `during` must be prefill")
     if source is None:
-        target = np.array(write.positions.resolve(slots, row.spans), dtype=np.int64)
+        target = np.array(_slots_of(row, write, SELF, slots), dtype=np.int64)
         if write.keep_sink:
             target = target[target > 0]
         return WritePlan(write, None, len(target), slots=Pairs(target, None))
@@ -160,12 +194,17 @@ def _plan_kv(row: Row, write: Write, source: tuple[int, ...] | None, slots: int)
         every = np.arange(available)
         return WritePlan(write, source, available, slots=Pairs(every, every))
     wanted = np.zeros(slots, dtype=bool)
-    wanted[list(write.positions.resolve(slots, row.spans))] = True
+    wanted[list(_slots_of(row, write, SELF, slots))] = True
     if write.keep_sink and slots:
         wanted[0] = False
-    count = min(slots, available)
-    target = np.arange(count) + (slots - count if write.align == "right" else 0)
-    drawn = np.arange(count) + (available - count if write.align == "right" else 0)
+    if write.positions.kind == "role":  # a span meets the span of the same name, wherever that stands
+        target = np.array(_slots_of(row, write, SELF, slots), dtype=np.int64)
+        drawn = np.array(_slots_of(row, write, write.value.role, available), dtype=np.int64)
+        _same_length(write, len(target), len(drawn))
+    else:
+        count = min(slots, available)
+        target = np.arange(count) + (slots - count if write.align == "right" else 0)
+        drawn = np.arange(count) + (available - count if write.align == "right" else 0)
     chosen = wanted[target]
     if write.keep_sink:
         chosen &= drawn > 0
@@ -175,6 +214,21 @@ def _plan_kv(row: Row, write: Write, source: tuple[int, ...] | None, slots: int)
     elif write.value.kind == "shuffled_sequence":
         drawn = permutation(shuffle_stream(row, write), available)[drawn]
     return WritePlan(write, source, int(wanted.sum()), slots=Pairs(target, drawn))
+
+
+def _slots_of(row: Row, write: Write, role: str, slots: int) -> range:
+    """Slots that a write's positions name in the cache of the row's own prompt (SELF) or of a source."""
+    if write.positions.kind != "role":
+        return write.positions.resolve(slots, {})
+    tokens = len(row.ids if role == SELF else row.sources[role])
+    named = write.positions.resolve(tokens, row.spans_of(role))
+    if named.stop > slots:
+        whose = "the prompt" if role == SELF else f"the {role} prompt"
+        raise PositionError(
+            f"{write.positions.word} takes in the last token of {whose}, which has no slot in the cache yet "
+            "when kv_cache is written"
+        )
+    return named
 
 
 def keys_ahead(plan: RowPlan, item: WritePlan) -> int:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from backends.contract import BackendError, ModelSource
 from backends.fingerprint import of_tokenizer
+from backends.positions import PositionError, Span
+
+_STAND_IN = "\ue000"  # of the private use area: in no chat template
 
 
 @dataclass(frozen=True)
@@ -40,13 +44,54 @@ class Tokenizer:
 
     def encode(self, text: str) -> tuple[int, ...]:
         """Token ids with exactly one BOS at the front where the model has one."""
-        if self.chat:
-            message = [{"role": "user", "content": text}]
-            text = self.inner.apply_chat_template(message, tokenize=False, add_generation_prompt=True)
-        ids = list(self.inner(text, add_special_tokens=False)["input_ids"])
-        if self.bos_id is not None and ids[:1] != [self.bos_id]:
-            ids.insert(0, self.bos_id)
-        return tuple(ids)
+        return self._with_bos(self.inner(self._as_fed(text), add_special_tokens=False)["input_ids"])
+
+    def token_span(self, text: str, span: Span) -> Span:
+        """Tokens of `encode(text)` that hold a part of it. span: (start, end) in characters of the text.
+
+        These are all tokens that share a character with the span; one that reaches over its end counts
+        whole. Raises PositionError where no token does or the chat template does not keep the text,
+        BackendError where the tokenizer does not tell which characters its tokens stand for.
+        """
+        if not self.inner.is_fast:
+            raise BackendError(
+                f"role: positions need a tokenizer that tells which characters a token stands for (a fast "
+                f"one); {type(self.inner).__name__} does not"
+            )
+        fed = self._as_fed(text)
+        shift = self._start_of(text, fed)
+        found = self.inner(fed, add_special_tokens=False, return_offsets_mapping=True)
+        added = len(self._with_bos(found["input_ids"])) - len(found["input_ids"])
+        start, end = span[0] + shift, span[1] + shift
+        sharing = [
+            index
+            for index, (first, last) in enumerate(found["offset_mapping"], start=added)
+            if max(first, start) < min(last, end)
+        ]
+        if not sharing:
+            raise PositionError(f"no token stands for the marked '{text[slice(*span)]}'")
+        return sharing[0], sharing[-1] + 1
+
+    def _with_bos(self, ids: Sequence[int]) -> tuple[int, ...]:
+        if self.bos_id is None or list(ids[:1]) == [self.bos_id]:
+            return tuple(ids)
+        return (self.bos_id, *ids)
+
+    def _as_fed(self, text: str) -> str:
+        if not self.chat:
+            return text
+        message = [{"role": "user", "content": text}]
+        return str(self.inner.apply_chat_template(message, tokenize=False, add_generation_prompt=True))
+
+    def _start_of(self, text: str, fed: str) -> int:
+        """Where the text begins in what is fed, its own leading white space counted even if it was cut."""
+        if not self.chat:
+            return 0
+        before, found, after = self._as_fed(_STAND_IN).partition(_STAND_IN)
+        for kept in (text, text.strip(), text.lstrip(), text.rstrip()):
+            if found and _STAND_IN not in after and fed == before + kept + after:
+                return len(before) - (0 if kept[:1] == text[:1] else len(text) - len(text.lstrip()))
+        raise PositionError("the chat template changes the text, so that its marked spans cannot be found")
 
     def unknown_words(self, text: str) -> list[str]:
         """Words of a text that the tokenizer maps to its unknown token; empty where it has none."""

@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from analyses.power import minimal_detectable_effect
-from analyses.published import deltas
+from analyses.published import blocks, deltas
 from analyses.tables import TableError, load_run
 from runner import status
 from runner.config.resolve import Design
@@ -149,8 +149,9 @@ def _sd(design: Design, output_root: Path) -> tuple[float, str] | None:
         if pd.notna(largest) and largest > 0:
             arm = spread.idxmax()
             return float(largest), f"{path} ({arm} against {baseline}, {differences[arm].count()} pairs)"
-    if design.published is not None and primary == "score":
-        published = deltas(design.published)
+    block = design.published
+    if block is not None and block in blocks() and primary == "score":
+        published = deltas(block)
         sd, arm = max((test.sd, name) for name, test in published.items() if test.sd is not None)
-        return sd, f"the published {design.published} experiment ({arm} against baseline)"
+        return sd, f"the published {block} experiment ({arm} against baseline)"
     return None

@@ -4,20 +4,25 @@ tensors."""
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from backends.contract import Row
-from backends.positions import PositionError
+from backends.contract import SELF, Row
+from backends.positions import PositionError, Span
 from backends.rowplan import plan_row
 from backends.tokenizer import Tokenizer
+from runner.config.errors import listed
 from runner.config.resolve import Condition, Design
 from runner.keys import Setting, result_key, sampling_stream, value_stream
+from runner.prompts.banks import Prompt
 from runner.prompts.pairing import Item
+
+NO_SPLIT = "all"  # what a trial's split is where the bank gives its target none
 
 
 @dataclass(frozen=True)
 class Trial:
-    """One (condition, item, repeat). row: what the backend runs; invalid: why it cannot be run, else None."""
+    """One (condition, item, repeat). row: what the backend runs; invalid: why it cannot be run, else None.
+    split: the target's."""
 
     key: str
     condition: str
@@ -29,6 +34,7 @@ class Trial:
     row: Row
     donor_ids: Mapping[str, tuple[int, ...]]
     invalid: str | None
+    split: str = NO_SPLIT
 
 
 @dataclass(frozen=True)
@@ -58,7 +64,8 @@ def make_plan(
     """Tokenise each prompt once and lay out every trial.
 
     A trial that cannot be run as asked (prompt empty, with words that the tokenizer does not know, longer
-    than the context, or shorter than a window) is planned as invalid, with the reason.
+    than the context, shorter than a window, or without a span that a write names) is planned as invalid, with
+    the reason. Raises BackendError where a write names a span and the tokenizer cannot find spans.
     """
     encoded: dict[str, tuple[int, ...]] = {}
     faults: dict[str, str | None] = {}
@@ -72,28 +79,30 @@ def make_plan(
             )
         return encoded[text]
 
+    finder = _Spans(tokenizer)
     trials = []
     for item in items:
         target, donor = encode(item.target.text), encode(item.donor.text)
-        roles = {"donor": donor, **{name: encode(p.text) for name, p in item.roles.items()}}
+        donors = {"donor": item.donor, **item.roles}
         if item.other_donor is not None:
-            roles["other_donor"] = encode(item.other_donor.text)
-        texts = {"donor": item.donor.text, **{name: p.text for name, p in item.roles.items()}}
-        if item.other_donor is not None:
-            texts["other_donor"] = item.other_donor.text
+            donors["other_donor"] = item.other_donor
+        roles = {name: encode(prompt.text) for name, prompt in donors.items()}
         for condition in design.conditions:
             used = sorted({w.value.role for w in condition.writes if w.value.role in roles})
             sources = {role: roles[role] for role in used}
             prompt = _prompt(condition, target, donor, tokenizer)
-            read = [item.target.text if part == "target" else texts[part] for part in condition.prompt]
-            read += [texts[role] for role in used]
-            fault = next((faults[text] for text in read if faults[text] is not None), None)
+            read = [item.target if part == "target" else donors[part] for part in condition.prompt]
+            marked = {**donors, SELF: read[-1]}  # of donor+target the target's spans, which come last
+            spans, unmarked = finder.of(condition, marked, len(prompt) - len(encode(read[-1].text)))
+            texts = [p.text for p in (*read, *(donors[role] for role in used))]
+            fault = next((faults[text] for text in texts if faults[text] is not None), unmarked)
             for repeat in range(design.repeats):
                 row = Row(
                     ids=prompt,
                     sampling=condition.sampling,
                     writes=condition.writes,
                     sources=sources,
+                    spans=spans,
                     stream=sampling_stream(design.sampling_seed, target, donor, item.occurrence, repeat),
                     value_stream=value_stream(design.sampling_seed, target, donor, item.occurrence),
                     draw=repeat,
@@ -111,10 +120,56 @@ def make_plan(
                         group=item.group,
                         row=row,
                         donor_ids={"donor": donor, **sources},
-                        invalid=fault or _cannot_run(row, context),
+                        invalid=_cannot_run(row, context) if fault is None else fault,
+                        split=NO_SPLIT if item.target.split is None else item.target.split,
                     )
                 )
     return Plan(design.stage, tuple(trials))
+
+
+@dataclass(frozen=True)
+class _Spans:
+    """Token spans of prompts, each found once."""
+
+    tokenizer: Tokenizer
+    found: dict[tuple[str, Span], Span] = field(default_factory=dict)
+
+    def of(
+        self, condition: Condition, marked: Mapping[str, Prompt], before: int
+    ) -> tuple[dict[str, Span], str | None]:
+        """The spans that the writes of a condition name, as a row takes them, and why one is not there.
+
+        marked: the prompts by role, the row's own under SELF. before: tokens in front of the row's own.
+        """
+        spans: dict[str, Span] = {}
+        fault = None
+        for write in condition.writes:
+            name = write.positions.role
+            for side in write.counted_on if name else ():
+                prompt = marked.get(side)
+                if prompt is None:
+                    continue  # an item without that donor, which the plan of its row says
+                whose = "the prompt" if side == SELF else f"the {side} prompt"
+                if name not in prompt.spans:
+                    fault = fault or (
+                        f"{whose} has no role '{name}' (its roles: {listed(sorted(prompt.spans))})"
+                    )
+                    continue
+                try:
+                    start, end = self._find(prompt.text, prompt.spans[name])
+                except PositionError as error:
+                    fault = fault or f"{whose}, role '{name}': {error}"
+                    continue
+                if side == SELF:
+                    spans[name] = (start + before, end + before)
+                else:
+                    spans[f"{side}/{name}"] = (start, end)
+        return spans, fault
+
+    def _find(self, text: str, span: Span) -> Span:
+        if (text, span) not in self.found:
+            self.found[text, span] = self.tokenizer.token_span(text, span)
+        return self.found[text, span]
 
 
 def _prompt(

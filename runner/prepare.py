@@ -85,7 +85,7 @@ def plan_table(plan: Plan, design: Design) -> pa.Table:
         "donor": [t.donor for t in trials],
         "target": [t.target for t in trials],
         "group": [t.group for t in trials],
-        "split": ["all"] * len(trials),
+        "split": [t.split for t in trials],
         "repeat": [t.repeat for t in trials],
         "seed": [design.sampling_seed] * len(trials),
         "reason": [t.invalid for t in trials],

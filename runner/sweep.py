@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 from rich import box
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from runner import status
 from runner.config.compose import compose
@@ -148,5 +149,6 @@ def _print(rows: Sequence[dict[str, Any]], console: Console) -> None:
         table.add_column(f"{values}\n{version}", justify="right", overflow="fold")
     for condition in dict.fromkeys(row["condition"] for row in rows):
         means = (cells.get((condition, version)) for version in jobs)
-        table.add_row(condition, *("-" if mean is None else f"{mean:.2f}" for mean in means))
+        # As text: the cell of a grid, `name[axis=value]`, would be read as markup.
+        table.add_row(Text(condition), *("-" if mean is None else f"{mean:.2f}" for mean in means))
     console.print(table)

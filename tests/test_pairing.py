@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -183,6 +184,121 @@ def test_groups_limit_the_bank_and_unknown_ones_are_named() -> None:
 def test_faults_of_a_bank_are_told_with_their_line(tmp_path: Path, rows: list[object], message: str) -> None:
     with pytest.raises(ConfigurationError, match=message):
         read_bank("b", write_bank(tmp_path / "b.jsonl", *rows))
+
+
+LINE = {"id": "a", "group": "g", "text": "the rival of the mentor of ada is"}
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ({"split": "train"}, r":1: split: expected one of extract, validate, test, got \"train\""),
+        ({"split": "tests"}, r"split: .*did you mean 'test'"),
+        ({"split": None}, r"split: .*got null"),
+        ({"split": ["test"]}, r"split: .*got \[\"test\"\]"),
+        ({"roles": [1, 2]}, r":1: roles: expected a mapping of names to \[start, end\]"),
+        ({"roles": {"E1": [4, 9]}}, r"roles\.E1: expected a name of small letters"),
+        ({"roles": {"e1.last": [4, 9]}}, r"roles\.e1\.last: expected a name of small letters"),
+        ({"roles": {"e\ud83d": [4, 9]}}, r"roles\.e\\ud83d: expected a name of small letters"),
+        ({"roles": {"e1": "ada"}}, r"roles\.e1: expected \[start, end\] in characters.*got \"ada\""),
+        ({"roles": {"e1": [4]}}, r"roles\.e1: expected \[start, end\]"),
+        ({"roles": {"e1": [4, True]}}, r"roles\.e1: expected \[start, end\]"),
+        ({"roles": {"e1": [4.0, 9]}}, r"roles\.e1: expected \[start, end\]"),
+        ({"roles": {"e1": [9, 9]}}, r"roles\.e1: expected 0 <= start < end within the 33 characters"),
+        ({"roles": {"e1": [-3, 9]}}, r"roles\.e1: expected 0 <= start < end"),
+        ({"roles": {"e1": [4, 34]}}, r"roles\.e1: .*got \[4, 34\]"),
+        ({"roles": {"e1": [3, 9]}}, r"roles\.e1: .*white space, got ' rival'"),
+        ({"roles": {"e1": [4, 10]}}, r"roles\.e1: .*white space, got 'rival '"),
+        ({"facts": "ada"}, r":1: facts: expected a mapping of names to what is known"),
+        ({"facts": {"Answer": "x"}}, r"facts\.Answer: expected a name of small letters"),
+        ({"facts": {"answer": []}}, r"facts\.answer: expected at least one text in the list"),
+        ({"facts": {"answer": ""}}, r"facts\.answer: expected a text that is not empty"),
+        ({"facts": {"answer": ["x", " "]}}, r"facts\.answer: expected a text that is not empty"),
+        ({"facts": {"answer": ["x", 1]}}, r"facts\.answer: expected a text, a number, true, false or a list"),
+        ({"facts": {"answer": None}}, r"facts\.answer: .*got null"),
+        ({"facts": {"answer": {"a": 1}}}, r"facts\.answer: expected a text, a number"),
+        ({"facts": {"answer": float("nan")}}, r"facts\.answer: .*got NaN"),
+        ({"facts": {"answer": "\ud83d"}}, r"facts\.answer: expected text that UTF-8 can hold"),
+        ({"rolls": {}}, r"rolls: unknown key; .*did you mean 'roles'"),
+    ],
+)
+def test_faults_of_split_roles_and_facts_are_told(
+    tmp_path: Path, more: dict[str, object], message: str
+) -> None:
+    with pytest.raises(ConfigurationError, match=message):
+        read_bank("b", write_bank(tmp_path / "b.jsonl", LINE | more))
+
+
+def test_a_key_given_twice_is_refused(tmp_path: Path) -> None:
+    twice = '{"id": "a", "group": "g", "text": "ada is", "roles": {"e1": [0, 3], "e1": [4, 6]}}\n'
+    with pytest.raises(ConfigurationError, match=r":1: expected keys that differ, got 'e1' twice"):
+        read_bank("b", write_bank(tmp_path / "b.jsonl", twice))
+
+
+def test_split_spans_and_facts_are_read_and_cannot_be_changed(tmp_path: Path) -> None:
+    roles = {"e1": [27, 30], "r1": [17, 23], "hop_1": [13, 30]}
+    facts = {
+        "answer": ["bo", "Bo"],
+        "balance": 20,
+        "p_stop": 0.25,
+        "goal": False,
+        "bridge": "cy",
+        "big": 10**400,
+    }
+    path = write_bank(
+        tmp_path / "b.jsonl", LINE | {"split": "extract", "roles": roles, "facts": facts}, LINE | {"id": "b"}
+    )
+    first, second = read_bank("b", path).prompts
+    assert first.split == "extract"
+    assert {name: first.text[slice(*span)] for name, span in first.spans.items()} == {
+        "e1": "ada",
+        "r1": "mentor",
+        "hop_1": "the mentor of ada",
+    }
+    assert dict(first.facts) == facts | {"answer": ("bo", "Bo")}
+    assert first.facts["goal"] is False
+    assert (second.split, dict(second.spans), dict(second.facts)) == (None, {}, {})
+    for mapping in (first.spans, first.facts, second.facts):
+        with pytest.raises(TypeError):
+            mapping["new"] = 1  # type: ignore[index]
+    assert len({first, second}) == 2
+
+
+def test_split_limits_the_bank_together_with_groups() -> None:
+    source = bank("d", 8)
+    splits = ("extract", "test", None, "test")
+    prompts = tuple(replace(p, split=splits[i % 4]) for i, p in enumerate(source.prompts))
+    mixed = replace(source, prompts=prompts)
+    assert mixed.only("all", "test") == (prompts[1], prompts[3], prompts[5], prompts[7])
+    assert mixed.only(["g0"], "extract") == (prompts[0], prompts[4])
+    assert mixed.only("all") == prompts
+    message = r"split 'validate', none of the 4 chosen is; their splits: extract, 2 without one"
+    with pytest.raises(ConfigurationError, match=message):
+        mixed.only(["g0"], "validate")
+
+
+def test_every_choice_of_prompts_can_name_a_split() -> None:
+    banks = {
+        name: replace(
+            one,
+            prompts=tuple(
+                replace(p, split="test" if i % 3 else "extract") for i, p in enumerate(one.prompts)
+            ),
+        )
+        for name, one in BANKS.items()
+    }
+    prompts = spec().model_copy(
+        update={
+            "donors": BankChoice(bank="d", split="extract"),
+            "targets": BankChoice(bank="t", split="test"),
+            "roles": {"near": RoleSpec(bank="n", split="extract"), "any": RoleSpec(bank="n")},
+        }
+    )
+    items = pair(prompts, banks, 40, words)
+    assert {item.donor.split for item in items} == {"extract"}
+    assert {item.target.split for item in items} == {"test"}
+    assert {item.roles["near"].split for item in items} == {"extract"}
+    assert {item.roles["any"].split for item in items} == {"extract", "test"}
 
 
 def test_all_faults_of_a_bank_are_told_at_once(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from scipy import stats
 
-from analyses.published import blocks, contradictions, deltas, published_rows
+from analyses.published import blocks, contradictions, deltas, published_rows, shown
 from analyses.statistics import from_moments
 
 
@@ -44,10 +44,21 @@ def test_published_intervals_are_those_of_t_not_of_the_normal_distribution() -> 
     assert (f"{test.ci_low:.2f}", f"{normal:.2f}") == ("1.52", "1.53")
 
 
-def test_a_block_without_sums_is_refused_with_those_that_have_them() -> None:
+def test_a_block_without_figures_is_refused_with_those_that_have_them() -> None:
     assert blocks() == ("n300",)
-    with pytest.raises(KeyError, match=r"transfer\.yaml.*n300.*pilot"):
-        published_rows("pilot")
+    assert shown() == ("n300", "pilot", "aggressive", "true_kv")
+    with pytest.raises(KeyError, match=r"transfer\.yaml.*n300, pilot, aggressive, true_kv.*'geometry'"):
+        published_rows("geometry")
+
+
+def test_scores_of_single_texts_are_shown_and_nothing_is_recomputed_from_them() -> None:
+    rows = {row.condition: row for row in published_rows("true_kv")}
+    assert len(rows) == 9 and {row.figure for row in rows.values()} == {"score of one text"}
+    assert all(row.recomputed is None and row.agrees is None for row in rows.values())
+    scores = {row.condition: row.published for row in rows.values()}
+    best = "published_single[kv.layers=27,kv.positions=last:32]"
+    assert [name for name, score in scores.items() if score != "0"] == [best]
+    assert {row.published for row in published_rows("pilot")} == {"0", "11"}
 
 
 def test_the_geometry_t_test_follows_from_mean_and_sd() -> None:

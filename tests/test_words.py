@@ -145,6 +145,13 @@ def test_expectations_procedure_and_prompt_are_told() -> None:
         (replace(v_proj(None), during="prefill"), "in prefill"),
         (replace(v_proj(), op="add", alpha=2.0), "times 2"),
         (replace(v_proj(), positions=Positions("last", percent=25.0)), "last 25% of positions"),
+        (replace(v_proj(), positions=Positions.parse("role:e1")), "the donor's positions of the span 'e1'"),
+        (replace(v_proj(), positions=Positions.parse("role:e1.last")), "last position of the span 'e1'"),
+        (replace(v_proj(), positions=Positions.parse("role:e1.first")), "row t mod 1 of"),
+        (
+            replace(kv(), positions=Positions.parse("role:e1")),
+            "at the slots of the span 'e1', span onto span",
+        ),
     ],
 )
 def test_every_field_that_changes_the_write_is_told(write: Write, told: str) -> None:

@@ -1,12 +1,12 @@
 """The bodies of conditions as written in YAML: reserved keys apart from writes, and grids expanded to their
-cells."""
+cells, in conditions as in contrasts."""
 
 from __future__ import annotations
 
 import copy
 import itertools
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,10 +25,38 @@ class BodyFault:
     message: str
 
 
-def split_bodies(conditions: Mapping[str, Any]) -> tuple[dict[str, Any], list[BodyFault]]:
-    """Conditions in the form of `ConditionSpec`: writes under `writes`, each grid cell a condition of its
-    own, named `name[axis=value,...]`. What is no body, no write and no grid is left out and told."""
+@dataclass(frozen=True)
+class Cell:
+    """One condition that a grid expanded to. values: axis -> value, empty where the command line has set
+    every axis."""
+
+    name: str
+    values: Mapping[str, Any]
+
+
+Grids = Mapping[str, Sequence[Cell]]
+
+
+@dataclass(frozen=True)
+class Bodies:
+    """Conditions in the form of `ConditionSpec`; grids: the cells of each condition that has a grid."""
+
+    conditions: dict[str, Any]
+    grids: dict[str, list[Cell]]
+    faults: list[BodyFault]
+
+
+def split_bodies(
+    conditions: Mapping[str, Any], given: Callable[[str, str], bool] = lambda name, axis: False
+) -> Bodies:
+    """Writes under `writes`, and each grid cell a condition of its own, named `name[axis=value,...]`. What
+    is no body, no write and no grid is left out and told.
+
+    given: whether the user has set the field of a condition that one of its axes runs over. That value then
+    takes the place of the axis, so that a sweep over it is not silently undone by the grid.
+    """
     out: dict[str, Any] = {}
+    grids: dict[str, list[Cell]] = {}
     faults: list[BodyFault] = []
     for name, body in conditions.items():
         if not isinstance(body, Mapping):
@@ -39,7 +67,10 @@ def split_bodies(conditions: Mapping[str, Any]) -> tuple[dict[str, Any], list[Bo
             if not _NAME.fullmatch(str(part)):
                 where = (name,) if part == name else (name, str(part))
                 faults.append(BodyFault(where, f"expected a name of letters, digits, _ and -, got '{part}'"))
-        for cell_name, cell, values in _cells(name, body, faults):
+        cells = _cells(name, body, faults, given)
+        if body.get("grid") is not None:
+            grids[name] = [Cell(cell_name, values) for cell_name, _, values in cells]
+        for cell_name, cell, values in cells:
             split: dict[str, Any] = {"grid": values, "writes": {}}
             for key, value in cell.items():
                 if key == "grid":
@@ -51,7 +82,35 @@ def split_bodies(conditions: Mapping[str, Any]) -> tuple[dict[str, Any], list[Bo
                 else:
                     faults.append(BodyFault((name, key), _no_write(key, value)))
             out[cell_name] = split
-    return out, list(dict.fromkeys(faults))
+    return Bodies(out, grids, list(dict.fromkeys(faults)))
+
+
+def expand_contrasts(entries: Sequence[Any], grids: Grids) -> list[tuple[int, Any]]:
+    """Pairs of contrasts with the name of a grid replaced by its cells, each with the place of the entry that
+    it came from.
+
+    A grid and a condition: each cell with the condition. Two grids: every two cells that agree in the axes
+    that both have. A grid and itself: every two of its cells. What is no list of names is left as it is.
+    """
+    expanded: list[tuple[int, Any]] = []
+    for place, entry in enumerate(entries):
+        if not isinstance(entry, list) or not any(str(name) in grids for name in entry[:2]):
+            expanded.append((place, entry))
+            continue
+        first, second = (grids.get(str(name), [Cell(str(name), {})]) for name in entry[:2])
+        pairs: Iterable[tuple[Cell, Cell]] = (
+            itertools.combinations(first, 2) if entry[0] == entry[1] else itertools.product(first, second)
+        )
+        for one, other in pairs:
+            shared = set() if entry[0] == entry[1] else set(one.values) & set(other.values)
+            if all(one.values[axis] == other.values[axis] for axis in shared):
+                expanded.append((place, [one.name, other.name, *entry[2:]]))
+    return expanded
+
+
+def expand_names(names: Sequence[Any], grids: Grids) -> list[Any]:
+    """A list of conditions with the name of a grid replaced by those of its cells, in their order."""
+    return [cell for name in names for cell in ([c.name for c in grids[name]] if name in grids else [name])]
 
 
 def _no_write(key: str, value: object) -> str:
@@ -62,7 +121,7 @@ def _no_write(key: str, value: object) -> str:
 
 
 def _cells(
-    name: str, body: Mapping[str, Any], faults: list[BodyFault]
+    name: str, body: Mapping[str, Any], faults: list[BodyFault], given: Callable[[str, str], bool]
 ) -> list[tuple[str, dict[str, Any], dict[str, Any]]]:
     grid = body.get("grid")
     if grid is None:
@@ -73,7 +132,11 @@ def _cells(
         )
         return [(name, dict(body), {})]
     axes = _axes(name, grid, faults)
-    usable = {axis: values for axis, values in axes.items() if _settable(name, axis, body, faults)}
+    usable = {
+        axis: values
+        for axis, values in axes.items()
+        if _settable(name, axis, body, faults) and not given(name, axis)
+    }
     cells = []
     for combination in itertools.product(*usable.values()):
         chosen = dict(zip(usable, combination, strict=True))
@@ -85,7 +148,7 @@ def _cells(
                 level = level.setdefault(part, {})
             level[last] = value
         title = ",".join(f"{axis}={value}" for axis, value in chosen.items())
-        if isinstance(cell.get("label"), str):
+        if title and isinstance(cell.get("label"), str):
             cell["label"] = f"{cell['label']} [{title}]"
         cells.append((f"{name}[{title}]" if title else name, cell, chosen))
     return cells

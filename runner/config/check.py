@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from runner.config.bodies import split_bodies
+from runner.config.bodies import Grids, expand_contrasts, expand_names, split_bodies
 from runner.config.complaints import complaint, existing_path
 from runner.config.compose import Composed, options
 from runner.config.consistency import Inconsistency, bank_inconsistencies, inconsistencies
@@ -110,8 +110,10 @@ class _Report:
         self.problems: list[Problem] = [*composed.problems, *composed.misread]
         self._keys = {problem.key for problem in self.problems}  # as the configuration calls them
         self.read_from: Mapping[str, tuple[Path, str]] = {}  # keys of the model that another file gave
+        self.places: dict[Key, Key] = {}  # entries that grids were expanded in -> as they were written
 
     def add(self, key: Key, message: str) -> None:
+        key = (*self.places.get(key[:3], key[:3]), *key[3:])
         self._keys.add(".".join(map(str, key)))
         if len(key) == 2 and key[0] == "model" and key[1] in self.read_from:
             file, name = self.read_from[str(key[1])]
@@ -124,6 +126,10 @@ class _Report:
         rests_on = [".".join(map(str, key)) for key in (found.key, *found.rests_on)]
         if not any(_same_line(key, told) for key in rests_on for told in self._keys):
             self.add(found.key, found.message)
+
+    def typed(self, key: Key) -> bool:
+        """Whether the command line has set the key."""
+        return self._composed.origin(key) == COMMAND_LINE
 
     def told(self, key: str) -> bool:
         """Whether something has been said of the key or of what is below it."""
@@ -150,16 +156,37 @@ def _prepare(mapping: dict[str, Any], report: _Report) -> None:
             report.add(("stages",), message)
         for name, stage in stages.items():
             if isinstance(stage, dict) and isinstance(stage.get("conditions"), dict):
-                stage["conditions"] = _split(stage["conditions"], ("stages", name, "conditions"), report)
+                _split(stage, ("stages", name, "conditions"), mapping, report)
     elif isinstance(mapping.get("conditions"), dict):
-        mapping["conditions"] = _split(mapping["conditions"], ("conditions",), report)
+        _split(mapping, ("conditions",), mapping, report)
 
 
-def _split(conditions: Mapping[str, Any], prefix: Key, report: _Report) -> dict[str, Any]:
-    bodies, faults = split_bodies(conditions)
-    for fault in faults:
+def _split(holder: dict[str, Any], prefix: Key, mapping: dict[str, Any], report: _Report) -> None:
+    """Split the bodies in `holder["conditions"]`, and expand their grids there and in the contrasts."""
+
+    def given(name: str, axis: str) -> bool:
+        return report.typed((*prefix, name, *axis.split("."))) and not report.typed((*prefix, name, "grid"))
+
+    bodies = split_bodies(holder["conditions"], given)
+    for fault in bodies.faults:
         report.add((*prefix, *fault.key), fault.message)
-    return bodies
+    holder["conditions"] = bodies.conditions
+    if isinstance(mapping.get("contrasts"), dict):
+        _expand(mapping["contrasts"], bodies.grids, report)
+
+
+def _expand(contrasts: dict[str, Any], grids: Grids, report: _Report) -> None:
+    for kind in ("extra", "same"):
+        if isinstance(contrasts.get(kind), list):
+            expanded = expand_contrasts(contrasts[kind], grids)
+            contrasts[kind] = [entry for _, entry in expanded]
+            for now, (written, _) in enumerate(expanded):
+                report.places["contrasts", kind, now] = ("contrasts", kind, written)
+    if isinstance(contrasts.get("trends"), list):
+        contrasts["trends"] = [
+            expand_names(names if isinstance(names, list) else [names], grids)
+            for names in contrasts["trends"]
+        ]
 
 
 def _validated(mapping: dict[str, Any], report: _Report, damaged: set[Key]) -> Spec | None:

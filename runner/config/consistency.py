@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 
-from backends.contract import SELF, Write
-from backends.positions import FORMS, PositionError, Positions
+from backends.contract import SELF, Write, same_tensor
+from backends.positions import PositionError, Positions
 from runner.config.errors import listed, suggestion
 from runner.config.layers import LayerError, resolve_layers
 from runner.config.resolve import (
@@ -24,6 +24,7 @@ from runner.config.resolve import (
 )
 from runner.config.spec import READOUT_COLUMNS, ConditionSpec, Spec, WriteSpec
 from runner.config.write_rules import broken_rules
+from runner.prompts.marks import counted_prompts, overlapping, unmarked
 from runner.prompts.pairing import Banks, available, too_few
 
 Key = tuple[str | int, ...]
@@ -72,6 +73,49 @@ def bank_inconsistencies(spec: Spec, banks: Banks) -> Iterator[Inconsistency]:
                 if (write.value or "").endswith("other_donor"):
                     message = f"expected two donors at least, to take another one; got {len(banks.donors)}"
                     yield Inconsistency((*_prefix(spec), name, key, "value"), message)
+    for name, body in conditions.items():
+        yield from _roles(name, body, spec, banks)
+
+
+def _roles(name: str, body: ConditionSpec, spec: Spec, banks: Banks) -> Iterator[Inconsistency]:
+    """Whether the prompts mark the spans that the writes of a condition name, and writes at two spans keep
+    apart."""
+    writes: list[tuple[WriteSpec, Write]] = []
+    for key, words in body.writes.items():
+        try:
+            write = resolve_write(key, words, spec)
+        except (WordError, LayerError, PositionError):
+            continue  # told already
+        if write.positions.kind != "role":
+            continue
+        writes.append((words, write))
+        where = (*_prefix(spec), name, key, "positions")
+        if not write.counted_on:
+            message = (
+                f"a decode write of {words.value or 'zeros'} has no window, so that nothing reads "
+                f"{words.positions}; remove it"
+            )
+            yield Inconsistency(where, message)
+        missing = [
+            sentence
+            for side in write.counted_on
+            if (sentence := unmarked(write.positions.role, side, body.prompt, spec.prompts, banks))
+            is not None
+        ]
+        if missing:
+            yield Inconsistency(where, "; ".join(dict.fromkeys(missing)))
+    own = counted_prompts(SELF, body.prompt, banks)
+    for (first_spec, first), (second_spec, second) in combinations(writes, 2):
+        if not _same_rank(first_spec, second_spec) or not same_tensor(first, second):
+            continue
+        shared = overlapping(first, second, own)
+        if shared is not None:
+            message = (
+                f"writes '{first.name}' and '{second.name}' change the same {first.site} where "
+                f"'{first.positions.role}' and '{second.positions.role}' overlap, as in prompt "
+                f"'{shared.id}'; expected a different order: for each (the lower one first)"
+            )
+            yield Inconsistency((*_prefix(spec), name, second.name, "order"), message)
 
 
 def _prefix(spec: Spec) -> Key:
@@ -132,7 +176,6 @@ def _condition(
         if not wrong and not broken:
             writes.append((write, resolve_write(write_name, write, spec)))
     for (first_spec, first), (second_spec, second) in combinations(writes, 2):
-        orders = (first_spec.order, second_spec.order)
         entire = [write for write in (first, second) if write.align in ("whole", "concat")]
         if first.site == second.site == "kv_cache" and entire:
             message = (
@@ -140,7 +183,7 @@ def _condition(
                 f"'{entire[0].name}' the slots are those of another cache; expected no other kv_cache write"
             )
             yield Inconsistency((*key, second.name, "site"), message)
-        elif _overlap(first, second) and (None in orders or orders[0] == orders[1]):
+        elif _overlap(first, second) and _same_rank(first_spec, second_spec):
             message = (
                 f"writes '{first.name}' and '{second.name}' change the same {first.site} at the same layers, "
                 f"phase and positions; expected a different order: for each (the lower one first)"
@@ -166,12 +209,7 @@ def _write(key: Key, write: WriteSpec, spec: Spec, *, with_heads: bool) -> Itera
     except LayerError as error:
         yield Inconsistency((*key, "layers"), str(error))
     try:
-        if Positions.parse(write.positions).kind == "role":
-            message = (
-                f"no prompt bank marks the spans of roles yet, so that no trial with {write.positions} could "
-                f"be valid; expected one of {listed(form for form in FORMS if not form.startswith('role'))}"
-            )
-            yield Inconsistency((*key, "positions"), message)
+        Positions.parse(write.positions)  # whether the prompts mark a role is checked with the banks
     except PositionError as error:
         yield Inconsistency((*key, "positions"), str(error))
     try:
@@ -185,16 +223,13 @@ def _write(key: Key, write: WriteSpec, spec: Spec, *, with_heads: bool) -> Itera
         yield Inconsistency((*key, "heads"), str(error))
 
 
+def _same_rank(first: WriteSpec, second: WriteSpec) -> bool:
+    """Whether nothing says which of two writes comes first."""
+    return None in (first.order, second.order) or first.order == second.order
+
+
 def _overlap(first: Write, second: Write) -> bool:
-    if first.site != second.site or not set(first.layers) & set(second.layers):
-        return False
-    if (
-        first.heads is not None
-        and second.heads is not None
-        and not set(first.heads.indices) & set(second.heads.indices)
-    ):
-        return False
-    if {first.part, second.part} == {"keys", "values"}:
+    if not same_tensor(first, second):
         return False
     phases = [{"prefill", "decode"} if w.during == "both" else {w.during} for w in (first, second)]
     shared = phases[0] & phases[1]
@@ -204,11 +239,12 @@ def _overlap(first: Write, second: Write) -> bool:
 
 
 def _disjoint(first: Positions, second: Positions) -> bool:
-    """Whether two words never name one position, whatever the length of the prompt."""
+    """Whether two words never name one position, whatever the length of the prompt. Of two spans that is
+    for the banks to say (`_roles`)."""
     if first.kind == second.kind == "index":
         return first.count != second.count and (first.count < 0) == (second.count < 0)
     if first.kind == second.kind == "role":
-        return first.name != second.name
+        return first.role != second.role
     if (
         {first.kind, second.kind} == {"first", "last"}
         and first.percent is not None
@@ -283,6 +319,7 @@ def _contrasts(spec: Spec) -> Iterator[Inconsistency]:
                 f"expected a condition ({listed(conditions)}), got '{name}'{suggestion(name, conditions)}"
             )
             yield Inconsistency(key, message)
+    yield from _trends(spec)
     yield from _repeated_pairs([*family, *extra])
     yield from _repeated_pairs(same)  # equivalence is another question than difference: a pair may have both
     known = [name for name in readouts if name in spec.readout] if set(readouts) <= set(spec.readout) else []
@@ -295,6 +332,24 @@ def _contrasts(spec: Spec) -> Iterator[Inconsistency]:
             f"{suggestion(contrasts.primary, columns)}"
         )
         yield Inconsistency(("contrasts", "primary"), message)
+
+
+def _trends(spec: Spec) -> Iterator[Inconsistency]:
+    _, conditions, _ = spec.stage
+    for index, names in enumerate(spec.contrasts.trends):
+        key: Key = ("contrasts", "trends", index)
+        for name in names:
+            if name not in conditions:
+                message = (
+                    f"expected conditions or a grid ({listed(conditions)}), got '{name}'"
+                    f"{suggestion(name, conditions)}"
+                )
+                yield Inconsistency(key, message)
+        if len(set(names)) < max(3, len(names)):
+            message = (
+                f"expected three or more different conditions in the order of a dose, got {listed(names)}"
+            )
+            yield Inconsistency(key, message)
 
 
 def _repeated_pairs(pairs: Sequence[tuple[Key, tuple[str, str]]]) -> Iterator[Inconsistency]:

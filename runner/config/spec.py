@@ -17,6 +17,7 @@ Dtype = Literal["float32", "bfloat16", "float16"]
 Prompt = Literal["target", "donor", "donor+target"]
 Expect = Literal["noop", "inert"]
 Statistics = Literal["paired_clustered", "as_published"]
+Published = Literal["n300", "pilot", "aggressive", "true_kv"]
 LayerItem = int | str
 LayersWord = int | str | Annotated[tuple[LayerItem, ...], Field(strict=False)]
 Names = Annotated[tuple[str, ...], Field(strict=False)]
@@ -98,11 +99,12 @@ class BackendSpec(Strict):
 
 
 class BankChoice(Strict):
-    """A prompt bank (a name within the language, or the path of a JSONL file) and the groups taken from
-    it."""
+    """A prompt bank (a name within the language, or the path of a JSONL file), and the groups and the split
+    taken from it."""
 
     bank: str
     groups: Literal["all"] | Names = "all"
+    split: Literal["all", "extract", "validate", "test"] = "all"
 
 
 class RoleSpec(BankChoice):
@@ -199,13 +201,15 @@ SamePair = Annotated[tuple[str, str, Margin], Field(strict=False)]
 
 
 class ContrastsSpec(Strict):
-    """Which conditions are compared, on what. `same`: pairs for an equivalence test."""
+    """Which conditions are compared, on what. `same`: pairs for an equivalence test. `trends`: conditions in
+    the order of a dose."""
 
     family: Literal["each_against_baseline", "none"] = "each_against_baseline"
     baseline: str = "baseline"
     primary: str = "score"
     extra: Annotated[tuple[Pair, ...], Field(strict=False)] = ()
     same: Annotated[tuple[SamePair, ...], Field(strict=False)] = ()
+    trends: Annotated[tuple[Names, ...], Field(strict=False)] = ()
     statistics: Statistics = "paired_clustered"
 
 
@@ -251,7 +255,7 @@ class Spec(Strict):
     conditions: dict[str, ConditionSpec] = Field(default_factory=dict)
     stages: dict[Name, StageSpec] = Field(default_factory=dict)
     contrasts: ContrastsSpec = ContrastsSpec()
-    published: Literal["n300"] | None = None
+    published: Published | None = None
     limit: PositiveInt | None = None
     dry_run: bool = False
     resume: bool = False

@@ -145,11 +145,11 @@ def _held(write: Write) -> str:
     if write.value.kind == "random":
         return window
     if write.hold == "cycle":
-        rows = (
-            str(write.positions.count)
-            if write.positions.kind in ("first", "last") and not _share(write)
-            else "n"
-        )
+        rows = "n"
+        if write.positions.kind in ("first", "last") and not _share(write):
+            rows = str(write.positions.count)
+        elif write.positions.end:
+            rows = "1"
         return f"row t mod {rows} of {window}{'' if rows != 'n' else ' (n rows)'}"
     if write.hold == "last":
         return f"the last row of {window}"
@@ -199,7 +199,8 @@ def _kv(write: Write, where: str, heads: str, replayed: bool) -> str:
         return f"{value} is put before the prompt's own cache {where}, {when}."
     verb = "is added to" if write.op == "add" else "replaces"
     whom = "what is there" if write.value.role == SELF else "the prompt's"
-    how = f"{write.align}-aligned{_rope(write)}{_alpha(write)}"
+    met = "span onto span" if write.positions.kind == "role" else f"{write.align}-aligned"
+    how = f"{met}{_rope(write)}{_alpha(write)}"
     return f"{value} {verb} {whom} {where}{slots}{sink}, {how}, {when}."
 
 
@@ -234,7 +235,8 @@ def _positions(positions: Positions, noun: str = "position") -> str:
     if positions.kind == "index":
         return f"{noun} {positions.count}"
     if positions.kind == "role":
-        return f"{noun}s of the span '{positions.name}'"
+        part = f"{positions.end} {noun}" if positions.end else f"{noun}s"
+        return f"{part} of the span '{positions.role}'"
     if positions.percent is not None:
         return f"{positions.kind} {positions.percent:g}% of {noun}s"
     if positions.count == 1:

@@ -78,12 +78,12 @@ def read_banks(prompts: PromptsSpec, folders: Sequence[Path]) -> dict[str, Bank]
 
 
 def choose(prompts: PromptsSpec, banks: Mapping[str, Bank]) -> Banks:
-    """The groups that a YAML asks for. banks: by the name that the YAML uses. Raises ConfigurationError for a
-    group that a bank does not have."""
+    """The groups and splits that a YAML asks for. banks: by the name that the YAML uses. Raises
+    ConfigurationError for a group that a bank does not have, or a split of which nothing is there."""
     return Banks(
-        banks[prompts.donors.bank].only(prompts.donors.groups),
-        banks[prompts.targets.bank].only(prompts.targets.groups),
-        {name: banks[role.bank].only(role.groups) for name, role in prompts.roles.items()},
+        banks[prompts.donors.bank].only(prompts.donors.groups, prompts.donors.split),
+        banks[prompts.targets.bank].only(prompts.targets.groups, prompts.targets.split),
+        {name: banks[role.bank].only(role.groups, role.split) for name, role in prompts.roles.items()},
     )
 
 

@@ -156,6 +156,7 @@ def contrasts(design: Design) -> dict[str, Any]:
         "primary": spec.primary,
         "extra": [list(pair) for pair in spec.extra],
         "same": [[a, b, {"margin": margin.margin}] for a, b, margin in spec.same],
+        "trends": [list(names) for names in spec.trends],
         "statistics": spec.statistics,
     }
 
