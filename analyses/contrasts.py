@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analyses.clusters import ClusteredMean, Floats
+from analyses.clusters import ClusteredMean, Floats, in_words
 from analyses.pairs import Paired, declared_pairs, pair
 from analyses.power import detectable
 from analyses.statistics import Equivalence, TTest, cohens_d, holm, paired_t, tost, unpaired_t
@@ -26,10 +26,10 @@ class Contrast:
     """One declared comparison, `condition` minus `against`, on the primary readout.
 
     `kind` is "difference" (its p is in the family) or "equivalence" (its TOST p is). `test` holds the
-    two-way clustered difference; `p_holm` is corrected over all `family` declared comparisons. Cohen's d is
-    d_z of the paired differences, under both conventions. `detectable` is the difference that this standard
-    error would have found with 80% power at alpha / family, the first step of Holm. `exploratory` has means
-    only. `naive` is there only for "as_published".
+    difference, clustered by target and by the donors that either condition reads; `p_holm` is corrected over
+    all `family` declared comparisons. Cohen's d is d_z of the paired differences, under both conventions.
+    `detectable` is the difference that this standard error would have found with 80% power at alpha / family,
+    the first step of Holm. `exploratory` has means only. `naive` is there only for "as_published".
     """
 
     condition: str
@@ -75,7 +75,8 @@ def contrasts(trials: pd.DataFrame, manifest: Mapping[str, Any]) -> list[Contras
     Holm runs over all of them together; a comparison that could not be tested still counts in the family.
     """
     primary = manifest.get("contrasts", {}).get("primary", "score")
-    opened = [_open(trials, a, b, margin, primary) for a, b, margin in declared_pairs(manifest)]
+    conditions = manifest.get("conditions", {})
+    opened = [_open(trials, a, b, margin, primary, conditions) for a, b, margin in declared_pairs(manifest)]
     corrected = holm([each.p for each in opened])
     return [
         _close(each, p_holm, len(opened), primary, trials, manifest)
@@ -111,11 +112,18 @@ def _deltas(trials: pd.DataFrame, manifest: Mapping[str, Any]) -> dict[str, Floa
     return {name: delta for name, delta in found.items() if len(delta)}
 
 
-def _open(trials: pd.DataFrame, first: str, second: str, margin: float | None, primary: str) -> _Open:
+def _open(
+    trials: pd.DataFrame,
+    first: str,
+    second: str,
+    margin: float | None,
+    primary: str,
+    conditions: Mapping[str, Any],
+) -> _Open:
     if primary not in trials.columns:
         note = f"the table has no column {primary}"
         return _Open(first, second, margin, None, None, None, note)
-    paired = pair(trials, first, second, primary)
+    paired = pair(trials, first, second, primary, conditions)
     test = paired.test()
     equivalence = None if margin is None else tost(test, margin, ALPHA)
     return _Open(first, second, margin, paired, test, equivalence, test.note)
@@ -237,7 +245,7 @@ def _equivalence_sentence(
 def _counts(test: ClusteredMean) -> str:
     parts = [plural(test.n, "pair")]
     if test.clusters:
-        parts.append(" x ".join(plural(number, name) for name, number in test.clusters.items()))
+        parts.append(in_words(test.clusters))
     if test.effective_n is not None:
         parts.append(f"effective n {count(test.effective_n)}")
     return ", ".join(parts)

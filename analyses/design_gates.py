@@ -149,7 +149,7 @@ def _reused_items(trials: pd.DataFrame, manifest: Mapping[str, Any]) -> list[Gat
     sentence = (
         f"{plural(n, 'item')} use {plural(donors, 'donor')} and {plural(targets, 'target')}, "
         f"{count(pairs)} distinct pairs: they are not independent{_effective(trials, manifest)}. "
-        "Intervals are clustered by both."
+        "Intervals are clustered by the donors read and by target."
     )
     return [Gate(EVERY, "reused_items", "warn", sentence)]
 
@@ -158,7 +158,8 @@ def _effective(trials: pd.DataFrame, manifest: Mapping[str, Any]) -> str:
     """The range of effective n over the declared comparisons."""
     sizes = []
     for first, second in _compared(trials, manifest):
-        size = pair(trials, first, second, _primary(manifest)).test().effective_n
+        paired = pair(trials, first, second, _primary(manifest), manifest.get("conditions", {}))
+        size = paired.test().effective_n
         if size is not None:
             sizes.append(size)
     if not sizes:

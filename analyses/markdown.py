@@ -125,9 +125,10 @@ def _contrasts(summary: Mapping[str, Any]) -> list[str]:
         )
     family = summary["contrasts"][0]["family"]
     about = (
-        f"Paired differences in {summary['primary']}, two-way clustered by donor and target, df = fewest "
-        f"clusters - 1. p is corrected by Holm over a family of {count(family)}; for TOST rows it is that of "
-        "the equivalence test. Cohen's d is d_z, mean / sd of the paired differences with ddof 1."
+        f"Paired differences in {summary['primary']}, clustered by every donor that was read and by target, "
+        f"df = fewest clusters - 1. p is corrected by Holm over a family of {count(family)}; for TOST rows "
+        "it is that of the equivalence test. Cohen's d is d_z, mean / sd of the paired differences with "
+        "ddof 1."
     )
     sentences = [f"- {with_note(each)}" for each in summary["contrasts"]]
     return [*sentences, "", *_table(head, rows), "", about]

@@ -39,10 +39,11 @@ class ByRepeat:
 
 
 def by_repeat(trials: pd.DataFrame, manifest: Mapping[str, Any]) -> list[ByRepeat]:
-    """Each declared difference repeat by repeat, clustered by donor and target as in the whole; empty for a
+    """Each declared difference repeat by repeat, clustered as in the whole; empty for a
     run with one repeat. Each repeat draws other tokens for the same items, so that they are ten seeds, not
     ten samples of prompts: the test of a difference is that of the whole."""
     primary = manifest.get("contrasts", {}).get("primary", "score")
+    conditions = manifest.get("conditions", {})
     repeats = sorted(trials["repeat"].unique())
     if len(repeats) < 2 or primary not in trials.columns:
         return []
@@ -50,13 +51,20 @@ def by_repeat(trials: pd.DataFrame, manifest: Mapping[str, Any]) -> list[ByRepea
     found = []
     for first, second, margin in declared_pairs(manifest):
         if margin is None:
-            rows = tuple(_repeat(int(r), apart[r], first, second, primary) for r in repeats)
+            rows = tuple(_repeat(int(r), apart[r], first, second, primary, conditions) for r in repeats)
             found.append(_whole(first, second, primary, rows))
     return found
 
 
-def _repeat(number: int, trials: pd.DataFrame, first: str, second: str, primary: str) -> Repeat:
-    test = pair(trials, first, second, primary).test()
+def _repeat(
+    number: int,
+    trials: pd.DataFrame,
+    first: str,
+    second: str,
+    primary: str,
+    conditions: Mapping[str, Any],
+) -> Repeat:
+    test = pair(trials, first, second, primary, conditions).test()
     low, high = test.ci_low, test.ci_high
     excludes = None if low is None or high is None else low > 0 or high < 0
     return Repeat(number, test.n, test.mean, low, high, excludes)

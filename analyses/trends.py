@@ -11,10 +11,11 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from analyses.clusters import cluster_variance
+from analyses.clusters import cluster_variance, in_words
+from analyses.pairs import OWN, donor_labels, roles_read
 from analyses.statistics import holm
 from analyses.tables import ok_rows
-from analyses.wording import figure, listed, p_value, plural
+from analyses.wording import count, figure, listed, p_value, plural
 
 ALPHA = 0.05
 _KEY = ["stage", "item", "repeat"]
@@ -97,11 +98,14 @@ def _trend(trials: pd.DataFrame, manifest: Mapping[str, Any], names: Sequence[st
 
     if primary not in trials.columns:
         return untested(f"the table has no column {primary}")
-    sides = []
+    sides, several = [], []
     for name in names:
         rows = ok_rows(trials, name)
         rows = rows[rows[primary].notna()].set_index(_KEY)
-        donors = _donors_used(rows, declared.get(name, {}))
+        read = roles_read(declared.get(name, {}))
+        if len(read) > 1:
+            several.append(f"{name} reads {count(len(read))} donors: clustered by the item's own")
+        donors = donor_labels(rows, read[0] if len(read) == 1 else OWN)
         sides.append(pd.DataFrame({"value": rows[primary], "donor": donors, "target": rows["target"]}))
     whole = pd.concat(sides, axis=1, join="inner", keys=range(len(names))).sort_index()
     places = range(len(names))
@@ -123,7 +127,7 @@ def _trend(trials: pd.DataFrame, manifest: Mapping[str, Any], names: Sequence[st
         means=tuple(means.tolist()),
         slope=b,
         clusters=clusters,
-        note=note,
+        note="; ".join([*several, *([note] if note else [])]),
         se=se,
         df=df,
         p=float(2 * stats.t.sf(abs(b) / se, df)),
@@ -143,36 +147,14 @@ def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def _donors_used(rows: pd.DataFrame, condition: Mapping[str, Any]) -> pd.Series:
-    """The donor that a condition's writes draw from, told by its tokens where it is one in a role of its
-    own: items share those too."""
-    roles = {
-        write["value"].get("role")
-        for write in (condition.get("writes") or {}).values()
-        if isinstance(write.get("value"), dict)
-    } - {None, "", "self"}
-    if len(roles) != 1 or "donor_ids" not in rows.columns:
-        return rows["donor"]
-    (role,) = roles
-    return pd.Series(
-        [
-            tuple(dict(ids).get(role, ())) or donor
-            for ids, donor in zip(rows["donor_ids"], rows["donor"], strict=True)
-        ],
-        index=rows.index,
-        dtype=object,
-    )
-
-
 def _told(trend: Trend, p_holm: float | None) -> Trend:
     fields = {**trend.__dict__, "p_holm": p_holm}
     over = f"over {listed(trend.conditions)} (dose {', '.join(f'{d:g}' for d in trend.doses)})"
     if trend.slope is None or trend.ci_low is None:
         return Trend(**fields | {"sentence": f"No trend of {trend.readout} {over}: {trend.note}."})
-    clusters = " x ".join(plural(number, name) for name, number in trend.clusters.items())
     figures = (
         f"95% CI {figure(trend.ci_low)} to {figure(trend.ci_high)}, {p_value(p_holm)} after Holm over the "
-        f"trends; {plural(trend.n, 'item')} at every dose, {clusters}"
+        f"trends; {plural(trend.n, 'item')} at every dose, {in_words(trend.clusters)}"
     )
     if p_holm is not None and p_holm < ALPHA:
         verb = "rises" if trend.slope > 0 else "falls"

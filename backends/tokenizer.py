@@ -12,6 +12,10 @@ from backends.fingerprint import of_tokenizer
 from backends.positions import PositionError, Span
 
 _STAND_IN = "\ue000"  # of the private use area: in no chat template
+# Variables of chat templates that would otherwise be the day's date, and a model's thinking aloud. A template
+# that has no use for one ignores it; the date is the one that Llama's templates fall back on.
+_DATE = "26 Jul 2024"
+_THINKS_ALOUD = False
 
 
 @dataclass(frozen=True)
@@ -80,8 +84,15 @@ class Tokenizer:
     def _as_fed(self, text: str) -> str:
         if not self.chat:
             return text
-        message = [{"role": "user", "content": text}]
-        return str(self.inner.apply_chat_template(message, tokenize=False, add_generation_prompt=True))
+        return str(
+            self.inner.apply_chat_template(
+                [{"role": "user", "content": text}],
+                tokenize=False,
+                add_generation_prompt=True,
+                date_string=_DATE,
+                enable_thinking=_THINKS_ALOUD,
+            )
+        )
 
     def _start_of(self, text: str, fed: str) -> int:
         """Where the text begins in what is fed, its own leading white space counted even if it was cut."""

@@ -22,7 +22,7 @@ patchbay: declarative interpretability experiments on language models
 
   python -m runner +experiment=NAME [KEY=VALUE ...]      run an experiment
   python -m runner -m +experiment=NAME KEY=A,B,C         one run per value
-  python -m runner list                                  experiments, models, interventions, prompts
+  python -m runner list                                  experiments, interventions, models, prompts
   python -m runner show NAME                             an experiment: its YAML, and its conditions in words
   python -m runner try +experiment=NAME item=3           texts of one item in all conditions, at once
   python -m runner train-organism                        train the embedded model anew
@@ -159,7 +159,7 @@ def _list(words: Sequence[str], console: Console) -> int:
     from runner.config.catalogue import catalogue
 
     line = take_apart(words)
-    console.print(catalogue(line.config_dir), markup=False)
+    console.print(catalogue(line.config_dir, console.width), markup=False, soft_wrap=True)
     return status.DONE
 
 

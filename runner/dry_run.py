@@ -30,8 +30,11 @@ ENOUGH = 30  # pairs from which a standard deviation is taken
 
 
 def dry_run(design: Design, console: Console, config_dir: Path | None, output_root: Path) -> int:
-    """Print what would run. Loads the model for a short timing probe; writes nothing."""
-    prepared = prepare(design, config_dir)
+    """Print what would run. Loads the model for a short timing probe; writes and downloads nothing.
+
+    Raises BackendError where the weights are not here, ConfigurationError for banks.
+    """
+    prepared = prepare(design, config_dir, download=False)
     plan, pairing = prepared.plan, prepared.pairing
     console.print(Text(f"{design.name}: {design.question}", style="bold"))
     for note in design.layer_notes:

@@ -39,10 +39,15 @@ class Prepared:
     plan: Plan
 
 
-def prepare(design: Design, config_dir: Path | None, only_item: int | None = None) -> Prepared:
-    """Load and plan. only_item: keep this item alone. Raises ConfigurationError (banks), BackendError
-    (model)."""
-    source = fetch(model_source(design))
+def prepare(
+    design: Design, config_dir: Path | None, only_item: int | None = None, *, download: bool = True
+) -> Prepared:
+    """Load and plan. only_item: keep this item alone. download: whether weights that are not here are
+    downloaded.
+
+    Raises ConfigurationError (banks), BackendError (model; weights that are neither here nor to be had).
+    """
+    source = fetch(model_source(design), download=download)
     tokenizer = Tokenizer.load(source, design.model.chat_template)
     count = lru_cache(maxsize=None)(lambda text: len(tokenizer.encode(text)))
     banks = read_banks(design.prompts, config_folders(config_dir))

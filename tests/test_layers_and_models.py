@@ -75,7 +75,7 @@ def test_path_makes_any_model_local_and_its_files_count(tmp_path: Path) -> None:
     found = design(KV_ONLY, f"+model.path={local_model(tmp_path)}").model
     assert (found.source, found.architecture, found.name) == ("local", "qwen2", tmp_path.name)
     assert (found.layers, found.heads, found.kv_heads, found.head_width) == (24, 14, 2, 64)
-    assert found.landmarks == {"early": 3, "relay": 14, "late": 20}
+    assert found.landmarks == {"early": 4, "relay": 13, "late": 20}
     wide = design(KV_ONLY, f"model.path={local_model(tmp_path, head_dim=128)}").model
     assert wide.head_width == 128
 

@@ -7,6 +7,7 @@ import re
 import shlex
 import shutil
 from dataclasses import replace
+from datetime import datetime, tzinfo
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,12 @@ import huggingface_hub.constants
 import pandas as pd
 import pytest
 import yaml
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, ByT5Tokenizer
+from transformers.utils import chat_template_utils
 
 from backends import hub
 from backends.contract import BackendError, ModelSource
+from backends.tokenizer import Tokenizer
 from backends.torch.sites import LAYOUTS
 from organisms import weights_dir
 from runner import status
@@ -29,16 +32,17 @@ from tests.configuring import KV_ONLY, design
 from tests.conftest import SMALL
 from tests.models import FAMILIES, make_model
 
+
+def read(file: Path) -> dict[str, Any]:
+    return yaml.safe_load(file.read_text(encoding="utf-8"))
+
+
 FILES = sorted((conf_dir() / "model").glob("*.yaml"))
-HUB = [path for path in FILES if path.stem != "organism"]
+HUB = [path for path in FILES if read(path)["source"] == "hub"]
 PUBLISHED = {"early": 5, "relay": 18, "late": 27}  # of 32 layers
 EVERY_FILE = pytest.mark.parametrize("file", FILES, ids=lambda path: path.stem)
 EVERY_HUB_FILE = pytest.mark.parametrize("file", HUB, ids=lambda path: path.stem)
 EVERY_FAMILY = pytest.mark.parametrize("family", sorted(FAMILIES))
-
-
-def read(file: Path) -> dict[str, Any]:
-    return yaml.safe_load(file.read_text(encoding="utf-8"))
 
 
 def test_the_models_are_there() -> None:
@@ -90,6 +94,23 @@ def test_the_catalogue_tells_what_each_model_is(cli) -> None:
         assert gated == ("gated" in first)
 
 
+def test_the_catalogue_says_how_each_is_chosen_and_breaks_lines_under_their_text(
+    cli, tmp_path, monkeypatch
+) -> None:
+    banks = tmp_path / "conf" / "prompts" / "banks" / "organism"
+    banks.mkdir(parents=True)
+    (banks / "weather.jsonl").write_text('{"id": "a"}\n\n{"id": "b"}\n')
+    monkeypatch.setenv("COLUMNS", "60")
+    lines = cli("list", "--config-dir", str(tmp_path / "conf")).out.splitlines()
+    assert "model: model=NAME" in lines
+    assert "  weather           organism 2" in lines
+    entry = next(line for line in lines if line.startswith("  n300_controls"))
+    second = lines[lines.index(entry) + 1]
+    text = entry.index("Is it")
+    assert second[:text].isspace() and second[text] != " "
+    assert all(len(line) <= 60 for line in lines if line.startswith("  "))
+
+
 # --- any folder
 
 
@@ -113,8 +134,7 @@ def test_a_folder_takes_the_place_of_any_model(file: Path, tmp_path: Path) -> No
         assert (found.width, found.head_width, found.context) == (32, 8, 512)
         assert found.vocabulary == len(AutoTokenizer.from_pretrained(folder))
         kept = read(file)
-        moved = {name: rescale(layer, 26, kept["layers"]) for name, layer in kept["landmarks"].items()}
-        assert found.landmarks == moved
+        assert found.landmarks == {name: rescale(layer, 26, 32) for name, layer in PUBLISHED.items()}
         assert (found.language, found.dtype) == (kept["language"], kept["dtype"])
         assert found.chat_template == kept["chat_template"]
 
@@ -169,6 +189,34 @@ def test_the_chat_template_of_a_folder_is_used_where_asked_and_told(cli, tmp_pat
     assert wrapped == [bare[0], mark, *bare[1:], mark]
 
 
+# As Llama 3.2 and Qwen3 have them: the day's date, and an answer that thinking comes before.
+DATED = "{% if date_string is not defined %}{% set date_string = strftime_now('%d %b %Y') %}{% endif %}"
+THINKING = "{% if enable_thinking is defined and not enable_thinking %} none{% else %} think{% endif %}"
+
+
+def test_a_template_gives_the_same_text_on_every_day_and_no_thinking(monkeypatch) -> None:
+    class Day(datetime):
+        day_of_month = 1
+
+        @classmethod
+        def now(cls, tz: tzinfo | None = None) -> Day:
+            return cls(2031, 5, cls.day_of_month, tzinfo=tz)
+
+    monkeypatch.setattr(chat_template_utils, "datetime", Day)
+    inner = ByT5Tokenizer()  # a token for each byte, so that ids tell the text
+    inner.chat_template = f"{DATED}{{{{ date_string }}}}: {{{{ messages[0]['content'] }}}}{THINKING}"
+    chat = Tokenizer(inner, fingerprint="0", chat=True, bos_id=None)
+    message = [{"role": "user", "content": "hail"}]
+    by_itself, as_fed = [], []
+    for Day.day_of_month in (1, 2):
+        by_itself.append(inner.apply_chat_template(message, tokenize=False))
+        as_fed.append(chat.decode(chat.encode("hail")))
+    assert by_itself == ["01 May 2031: hail think", "02 May 2031: hail think"]
+    assert as_fed == ["26 Jul 2024: hail none"] * 2
+    inner.chat_template = "{{ messages[0]['content'] }}"  # has no use for either
+    assert chat.decode(chat.encode("hail")) == "hail"
+
+
 def first_target(run: Path) -> list[int]:
     trials = pd.read_parquet(run / "trials.parquet")
     return list(trials[trials["condition"] == "baseline"]["target_ids"].iloc[0])
@@ -203,11 +251,22 @@ def test_a_dry_run_says_that_the_weights_are_not_here_and_how_to_fetch_them(cli,
     model = read(file)
     assert said.status == status.CONFIGURATION
     assert f"model '{file.stem}': the weights of {model['id']}" in said.err
-    assert "are not in the local cache" in said.err and "cannot be reached" in said.err
+    assert "are not in the local cache. Where there is a network, " in said.err
     assert f"`hf download {model['id']} --revision {model['revision']} " in said.err
     gated = model["id"].startswith(("meta-llama/", "google/"))
     assert ("HF_TOKEN" in said.err) == ("hf auth login" in said.err) == gated
     assert len(said.err.strip().splitlines()) == 1
+
+
+def test_only_a_dry_run_leaves_the_network_alone(cli, cache, monkeypatch) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(hub, "reachable", asked.append)
+    words = (KV_ONLY, f"model={HUB[0].stem}")
+    assert cli(*words, "dry_run=true").status == status.CONFIGURATION
+    assert not asked
+    for said in (cli(*words), cli("try", *words)):
+        assert said.status == status.CONFIGURATION
+        assert f"{asked.pop()} cannot be reached" in said.err
 
 
 def test_the_command_leaves_out_only_what_is_not_needed() -> None:

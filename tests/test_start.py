@@ -10,12 +10,12 @@ import pytest
 
 from backends.contract import BackendError, Probe, Row, ScoreRow, Start
 from backends.torch.backend import TorchBackend
-from tests.models import CPU, GREEDY, SAMPLED, make_model, prompt, write
+from tests.models import CPU, FAMILIES, GREEDY, SAMPLED, make_model, prompt, write
 
 NEAR_TIE = 1e-4
 
 
-@pytest.fixture(scope="module", params=["llama", "mistral"])
+@pytest.fixture(scope="module", params=sorted(FAMILIES))
 def backend(request, tmp_path_factory):
     return TorchBackend(make_model(tmp_path_factory.mktemp(request.param), request.param), CPU)
 

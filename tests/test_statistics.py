@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
+from itertools import combinations
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -16,8 +19,9 @@ from statsmodels.stats.power import TTestPower
 from statsmodels.stats.sandwich_covariance import cov_cluster, cov_cluster_2groups
 from statsmodels.stats.weightstats import ttost_paired
 
-from analyses.clusters import ClusteredMean, clustered_mean
-from analyses.pairs import pair
+from analyses.clusters import ClusteredMean, clustered_mean, in_words
+from analyses.contrasts import contrasts
+from analyses.pairs import donor_labels, pair, roles_read
 from analyses.power import detectable, minimal_detectable_effect
 from analyses.statistics import cohens_d, describe, from_moments, holm, paired_t, tost, unpaired_t
 
@@ -292,7 +296,8 @@ def test_trap_29_pairing_is_on_shared_items_and_says_what_it_dropped() -> None:
     frame = trials({"a": [1.0, 2.0, None, 4.0, 9.0], "b": [0.0, 0.5, 1.0, math.nan, 2.0]})
     paired = pair(frame.sample(frac=1, random_state=1), "a", "b", "score")
     assert list(paired.difference) == [1.0, 1.5, 7.0]
-    assert list(paired.donor) == ["d0", "d1", "d1"] and list(paired.target) == ["t0", "t1", "t0"]
+    assert list(paired.donors) == ["donor"] and list(paired.donors["donor"]) == ["d0", "d1", "d1"]
+    assert list(paired.target) == ["t0", "t1", "t0"]
     assert paired.dropped == (
         "1 of 4 trials of a and 1 of 4 trials of b had no valid partner and were left out; 3 pairs remain."
     )
@@ -305,6 +310,240 @@ def test_two_trials_of_one_item_cannot_be_paired() -> None:
         pair(pd.concat([frame, frame]), "a", "b", "score")
     with pytest.raises(KeyError, match="scores"):
         pair(frame, "a", "b", "scores")
+
+
+def reads(*values: dict[str, Any], prompt: str = "target") -> dict[str, Any]:
+    """A condition of a manifest with a write for each value."""
+    return {"prompt": prompt, "writes": {f"w{i}": {"value": value} for i, value in enumerate(values)}}
+
+
+def source(role: str) -> dict[str, Any]:
+    return {"kind": "source", "role": role, "draws": 1}
+
+
+ARMS = {
+    "baseline": reads(),
+    "own": reads(source("donor")),
+    "low": reads(source("low")),
+    "high": reads(source("high")),
+    "other": reads(source("other_donor")),
+}
+
+
+def with_roles(seed: int, sd: float = 1.5, n: int = 150, few: int = 20) -> pd.DataFrame:
+    """A run without any difference between `low` and `high`, nor between `own` and `other`. Donors have a
+    level each: of `low` and `high` there are `few`, the other donor of an item is another item's own."""
+    rng = np.random.default_rng(seed)
+    own, target = rng.integers(60, size=n), rng.integers(90, size=n)
+    at = {"donor": own, "other_donor": (own + rng.integers(1, 60, size=n)) % 60}
+    at |= {"low": rng.integers(few, size=n), "high": few + rng.integers(few, size=n)}
+    levels = {role: rng.normal(0, sd, 60) for role in ("donor", "low", "high")}
+    levels["other_donor"] = levels["donor"]
+    frames = []
+    for name, arm in ARMS.items():
+        roles = roles_read(arm)
+        score = rng.normal(0, 0.7, 90)[target] + rng.normal(size=n)
+        for role in roles:
+            score = score + levels[role][at[role]]
+        kept = ("donor", *roles)
+        frame = pd.DataFrame(
+            {
+                "stage": "measure",
+                "condition": name,
+                "item": [f"{i:04d}" for i in range(n)],
+                "repeat": 0,
+                "donor": [f"d{i}" for i in own],
+                "target": [f"t{i}" for i in target],
+                "donor_ids": [
+                    [(r, [r == "low" or r == "high", int(at[r][i])]) for r in dict.fromkeys(kept)]
+                    for i in range(n)
+                ],
+                "status": "ok",
+                "score": score,
+            }
+        )
+        frames.append(frame)
+    return pd.concat(frames, ignore_index=True)
+
+
+@pytest.mark.parametrize(
+    ("condition", "expected"),
+    [
+        (reads(), ()),
+        (reads(prompt="donor"), ("donor",)),
+        (reads(source("l1"), prompt="donor+target"), ("donor", "l1")),
+        (reads(source("self"), {"kind": "random", "role": "", "draws": 2}), ()),
+        (reads(source("l1"), source("donor"), source("l1")), ("donor", "l1")),
+        (reads({"kind": "shuffled_sequence", "role": "other_donor", "draws": 1}), ("other_donor",)),
+    ],
+)
+def test_the_donors_that_a_condition_reads(condition: dict[str, Any], expected: tuple[str, ...]) -> None:
+    assert roles_read(condition) == expected
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "dimensions"),
+    [
+        ("own", "baseline", ["donor"]),
+        ("low", "baseline", ["donor:low"]),
+        ("own", "low", ["donor", "donor:low"]),
+        ("high", "low", ["donor:high", "donor:low"]),
+        ("own", "other", ["donor", "other_donor"]),
+        ("own", "own", ["donor"]),
+        ("baseline", "baseline", ["donor"]),
+    ],
+)
+def test_trap_28_a_difference_is_clustered_by_the_donors_that_were_read(
+    first: str, second: str, dimensions: list[str]
+) -> None:
+    frame = with_roles(0)
+    paired = pair(frame, first, second, "score", ARMS)
+    assert list(paired.donors) == dimensions
+    rows = frame[frame["condition"] == first].set_index("item")
+    for name, labels in paired.donors.items():
+        role = name.removeprefix("donor:")
+        column = rows["donor_ids"].map(lambda ids, role=role: dict(ids).get(role))
+        if column.notna().all():
+            assert labels.nunique() == column.map(tuple).nunique()
+    clusters = paired.test().clusters
+    assert list(clusters) == [*dimensions, "target"] and paired.test().df in (
+        None,
+        min(clusters.values()) - 1,
+    )
+
+
+def test_a_donor_of_another_item_has_the_name_that_it_has_there() -> None:
+    frame = with_roles(1)
+    rows = frame[frame["condition"] == "other"]
+    labels = donor_labels(rows, "other_donor")
+    tokens = {name: dict(ids)["donor"] for name, ids in zip(rows["donor"], rows["donor_ids"], strict=True)}
+    told = [name for name in labels if isinstance(name, str)]
+    assert len(told) > 100 and set(told) <= set(tokens)
+    for name, ids in zip(labels, rows["donor_ids"], strict=True):
+        assert dict(ids)["other_donor"] == tokens[name] if name in tokens else isinstance(name, tuple)
+
+
+def test_without_role_donors_the_test_is_that_by_the_items_own_donor_and_target() -> None:
+    frame = with_roles(2)
+    plain = frame.drop(columns="donor_ids")
+    for trials, first in (
+        (frame, "own"),
+        (frame, "baseline"),
+        (plain, "own"),
+        (plain, "low"),
+        (plain, "other"),
+    ):
+        for second in ("own", "baseline"):
+            paired = pair(trials, first, second, "score", ARMS)
+            rows = frame[frame["condition"] == first]
+            own, target = rows["donor"].tolist(), rows["target"].tolist()
+            assert paired.test() == clustered_mean(paired.difference, donor=own, target=target)
+
+
+def test_without_conditions_every_recorded_donor_counts() -> None:
+    frame = with_roles(3)
+    assert list(pair(frame, "low", "baseline", "score").donors) == ["donor", "donor:low"]
+    assert list(pair(frame, "own", "baseline", "score").donors) == ["donor"]
+
+
+def test_trap_28_donors_in_a_role_that_recur_make_the_interval_honest() -> None:
+    """No true difference: `role` has two arms with 20 donors each, `base` one against no donor, and in
+    `other` the second arm reads the own donor of another item, whose level cancels in part."""
+    runs, n = 250, 150
+    held: Counter[tuple[str, str]] = Counter()
+    width: Counter[tuple[str, str]] = Counter()
+    for seed in range(runs):
+        rng = np.random.default_rng(seed)
+        own, target = rng.integers(60, size=n), rng.integers(90, size=n)
+        a, b, others = rng.integers(20, size=n), rng.integers(20, size=n), (own + rng.integers(1, 60, n)) % 60
+        level = rng.normal(0, 1.5, (3, 60))
+        rest = rng.normal(0, 0.7, 90)[target] + rng.normal(0, 1.4, n)
+        cases: dict[str, tuple[np.ndarray, dict[str, Any]]] = {
+            "role": (level[0][a] - level[1][b] + rest, {"donor:a": a, "donor:b": [f"b{i}" for i in b]}),
+            "base": (level[0][a] + rest, {"donor:a": a}),
+            "other": (level[2][own] - level[2][others] + rest, {"donor": own, "other_donor": others}),
+        }
+        for name, (x, read) in cases.items():
+            for by, donor in (("read", read), ("own", own)):
+                test = clustered_mean(x, donor=donor, target=target)
+                assert test.ci_low is not None and test.ci_high is not None
+                held[name, by] += test.ci_low < 0 < test.ci_high
+                width[name, by] += test.ci_high - test.ci_low
+    for name in ("role", "base"):
+        assert held[name, "own"] / runs < 0.8 and 0.91 < held[name, "read"] / runs < 0.99
+    assert 0.91 < held["other", "read"] / runs < 0.99
+    assert width["other", "read"] < 0.9 * width["other", "own"]
+
+
+def test_three_way_variance_is_inclusion_and_exclusion_of_those_of_statsmodels() -> None:
+    rng = np.random.default_rng(11)
+    labels = {name: rng.integers(g, size=90) for name, g in (("a", 8), ("b", 11), ("target", 14))}
+    x = rng.normal(size=90) + sum(rng.normal(size=20)[given] for given in labels.values())
+    model = sm.OLS(x, np.ones(90)).fit()
+    expected = 0.0
+    for size in (1, 2, 3):
+        for chosen in combinations(labels.values(), size):
+            joint = pd.factorize(pd.Series(list(zip(*chosen, strict=True)), dtype=object))[0]
+            expected -= (-1) ** size * float(cov_cluster(model, joint)[0, 0])
+    donors = {name: [f"{name}{i}" for i in labels[name]] for name in ("a", "b")}
+    result = clustered_mean(x, donor=donors, target=labels["target"])
+    assert result.se == pytest.approx(expected**0.5, rel=1e-12)
+    assert result.df == 7 and result.clusters == {"a": 8, "b": 11, "target": 14}
+    assert result.method == "three-way clustered (a x b x target)"
+    assert result.effective_n == pytest.approx(min(90, x.var(ddof=1) / expected))
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.integers(0, 10_000))
+def test_a_donor_in_two_dimensions_adds_the_covariance_of_those_that_share_it(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    n, level = 40, rng.normal(0, 1.5, 12)
+    first, second, target = (rng.integers(g, size=n) for g in (12, 12, 15))
+    x = level[first] - level[second] + rng.normal(size=n)
+    apart = clustered_mean(x, donor={"a": first, "b": 100 + second}, target=target)
+    shared = clustered_mean(x, donor={"a": first, "b": second}, target=target)
+    u = x - x.mean()
+    across = 0.0
+    for i in range(n):
+        for j in range(n):
+            same = first[i] == first[j] or second[i] == second[j] or target[i] == target[j]
+            if not same and (first[i] == second[j] or second[i] == first[j]):
+                across += u[i] * u[j] / n**2
+    assert apart.se is not None and shared.se is not None
+    if "not positive" not in apart.note:
+        lowest = min(apart.se**2, x.var(ddof=1) / n)
+        assert shared.se**2 == pytest.approx(max(apart.se**2 + across, lowest))
+    assert shared.df == apart.df and list(shared.clusters) == ["a", "b", "target"]
+    turned = clustered_mean(x, donor={"b": second, "a": first}, target=target)
+    # Repeats of the same items bring no further donors, so that they widen nothing.
+    twice = clustered_mean(
+        np.tile(x, 2), donor={"a": np.tile(first, 2), "b": np.tile(second, 2)}, target=np.tile(target, 2)
+    )
+    assert turned.se == pytest.approx(shared.se)
+    assert twice.se is not None and twice.se <= shared.se * (1 + 1e-9)
+
+
+def test_a_dimension_that_says_the_same_changes_nothing() -> None:
+    x, donor, target = crossed(12, 80, 10, 14, 0.7)
+    plain = clustered_mean(x, donor=donor, target=target)
+    assert clustered_mean(x, donor={"donor": donor, "donor:same": donor}, target=target) == plain
+    renamed = clustered_mean(x, donor={"donor": donor, "donor:twin": [f"p{i}" for i in donor]}, target=target)
+    assert renamed.se == pytest.approx(plain.se) and renamed.df == plain.df
+
+
+def test_a_contrast_names_the_donors_of_a_role() -> None:
+    manifest = {
+        "conditions": ARMS,
+        "contrasts": {"family": "none", "primary": "score", "extra": [["high", "low"], ["own", "other"]]},
+    }
+    frame = with_roles(4)
+    roles, other = contrasts(frame, manifest)
+    targets = frame["target"].nunique()
+    assert f"20 donors of high x 20 donors of low x {targets} targets, effective n " in roles.sentence
+    assert roles.test is not None and roles.test.df == 19
+    assert other.test is not None
+    assert f"donors x {other.test.clusters['other_donor']} other_donors x " in other.sentence
+    assert in_words({"donor": 1, "donor:l1": 1, "target": 1200}) == "1 donor x 1 donor of l1 x 1,200 targets"
 
 
 def test_a_result_is_frozen() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from rich.console import Console
 
 from analyses.clusters import cluster_variance, clustered_mean
 from analyses.markdown import to_markdown
+from analyses.pairs import pair
 from analyses.repeats import by_repeat
 from analyses.summary import summarise
 from analyses.tables import Run
@@ -104,6 +106,25 @@ def test_trap_28_donors_that_recur_widen_the_interval_of_a_trend() -> None:
             held[name] += found.ci_low < 0 < found.ci_high
     # There is no trend. Six donors a dose are few, so that even the clustered interval is somewhat short.
     assert held["used"] > 45 > held["forgotten"] + 5
+
+
+def test_a_trend_and_a_contrast_count_the_same_donors() -> None:
+    run = dosed(0.5)
+    (trend,) = trends(run.trials, run.manifest)
+    counted = {}
+    for first, second in pairwise(DOSES):
+        counted |= pair(run.trials, second, first, "score", run.manifest["conditions"]).test().clusters
+    assert counted == {"donor:low": 6, "donor:middle": 6, "donor:high": 6, "target": 12}
+    assert trend.clusters["donor"] == sum(counted[f"donor:{name}"] for name in DOSES)
+
+
+def test_a_dose_that_reads_several_donors_is_clustered_by_the_items_own_and_says_so() -> None:
+    run = dosed(0.5)
+    high = run.manifest["conditions"]["high"]
+    high["writes"]["v_proj"] = {"value": {"kind": "source", "role": "donor", "draws": 1}}
+    (found,) = trends(run.trials, run.manifest)
+    assert found.clusters["donor"] == 6 + 6 + 9
+    assert found.note == "high reads 2 donors: clustered by the item's own"
 
 
 def test_doses_are_the_numbers_of_a_grid_with_one_axis() -> None:

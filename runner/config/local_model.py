@@ -20,6 +20,10 @@ _STATED = {
     "context": ("max_position_embeddings", "n_positions"),
     "vocabulary": ("vocab_size",),
 }
+# What the names of landmarks stand for: the published layers, of 32. A model YAML has them at its own depth,
+# rounded; those of another depth are taken from here, so that they are rounded once.
+_PUBLISHED = {"early": 5, "relay": 18, "late": 27}
+_PUBLISHED_DEPTH = 32
 _REQUIRED = ("architecture", "layers", "heads", "width", "context")
 
 
@@ -98,9 +102,16 @@ def _move_landmarks(model: dict[str, Any], depth: object) -> None:
     before, landmarks = model.get("layers"), model.get("landmarks")
     if isinstance(before, int) and before > 1 and isinstance(landmarks, dict) and _count(depth):
         model["landmarks"] = {
-            name: rescale(layer, depth, before) if isinstance(layer, int) else layer
+            name: _moved(name, layer, depth, before) if isinstance(layer, int) else layer
             for name, layer in landmarks.items()
         }
+
+
+def _moved(name: str, layer: int, depth: int, before: int) -> int:
+    published = _PUBLISHED.get(name)
+    if published is not None and layer == rescale(published, before, _PUBLISHED_DEPTH):
+        return rescale(published, depth, _PUBLISHED_DEPTH)
+    return rescale(layer, depth, before)
 
 
 def _read(file: Path) -> _Stated | str:
