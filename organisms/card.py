@@ -4,18 +4,20 @@ import argparse
 import hashlib
 import json
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
-from organisms import weights_dir
-from organisms.banks import Prompt, banks, dosed
+from organisms import exam, midway_of, weights_dir
+from organisms.banks import Prompt, banks
+from organisms.banks.styles import dosed
 from organisms.card_text import render_card
 from organisms.grammar import BOS, EOS, PAD, Draw, document, grammar_hash, mixture_log_probability, vocabulary
 from organisms.grammar.frames import STOP
+from organisms.grammar.in_context import MAPS
 from organisms.grammar.styles import STYLES
 from organisms.sampling import continuations
 from organisms.score import behaviour
@@ -26,6 +28,14 @@ LOSS_GAP = 0.05
 CALIBRATION_GAP = 0.05
 TRANSFER_SHARE = 0.5
 REPETITION_SHARE = 0.5
+HELD_OUT_SHARE = 0.95
+UNSEEN_SHARE = 0.15
+FOUR_SHOTS_SHARE = 0.9
+ZERO_SHOT_GAP = 0.05
+REFUSAL_SHARE = 0.99
+OPINION_GAP = 0.1
+FACT_SHARE = 0.95
+GAMBLING_ERROR = 0.03
 
 
 def held_out(model: PreTrainedModel, documents: int) -> dict[str, float]:
@@ -142,15 +152,16 @@ def _spread(prompts: Sequence[Prompt], count: int) -> list[Prompt]:
 
 def failures(card: dict[str, Any]) -> list[str]:
     """What the model does not do as well as it should, in words."""
-    found = []
+    return [*_style_failures(card), *_task_failures(card)]
+
+
+def _style_failures(card: dict[str, Any]) -> Iterator[str]:
     gap = card["held_out"]["loss"] - card["held_out"]["entropy"]
     if gap > LOSS_GAP:
-        found.append(
-            f"held-out loss is {gap:.3f} nats a token above the grammar's entropy (bound {LOSS_GAP})"
-        )
+        yield f"held-out loss is {gap:.3f} nats a token above the grammar's entropy (bound {LOSS_GAP})"
     for row in card["calibration"]:
         if abs(row["model"] - row["exact"]) > CALIBRATION_GAP:
-            found.append(
+            yield (
                 f"at dose {row['dose']} the model says {row['model']:.2f} for a recursive next sentence, "
                 f"the truth is {row['exact']:.2f}"
             )
@@ -159,23 +170,46 @@ def failures(card: dict[str, Any]) -> list[str]:
     for name in ("L5, rerotate", "L5, keep"):
         share = (transfer[name]["score"] - transfer["baseline"]["score"]) / ceiling
         if share < TRANSFER_SHARE:
-            found.append(
-                f"cache transfer from {name}: {share:.0%} of the ceiling (bound {TRANSFER_SHARE:.0%})"
-            )
+            yield f"cache transfer from {name}: {share:.0%} of the ceiling (bound {TRANSFER_SHARE:.0%})"
     scores = card["behaviour"]
     if scores["targets"]["quartile_3"] >= scores["donors L5"]["quartile_1"]:
-        found.append("the middle halves of the scores of targets and of L5 donors overlap")
+        yield "the middle halves of the scores of targets and of L5 donors overlap"
     if scores["repetitive"]["bonus_share"] < REPETITION_SHARE:
-        found.append(
+        yield (
             f"repetition is not carried on: {scores['repetitive']['bonus_share']:.0%} of continuations of "
             f"repetitive prompts earn the repetition bonus (bound {REPETITION_SHARE:.0%})"
         )
     for name, row in scores.items():
         if row["ended_share"] < 0.9:
-            found.append(
+            yield (
                 f"after {name} {1 - row['ended_share']:.0%} of continuations reach 150 tokens without <eos>"
             )
-    return found
+
+
+def _task_failures(card: dict[str, Any]) -> Iterator[str]:
+    hops, shots = card["two_hop"], card["in_context"]["mean"]
+    if hops["held_out"] < HELD_OUT_SHARE:
+        yield f"held-out compositions: {hops['held_out']:.1%} answered (bound {HELD_OUT_SHARE:.0%})"
+    if hops["unseen"] > UNSEEN_SHARE:
+        yield (f"compositions that should fail: {hops['unseen']:.1%} answered (bound {UNSEEN_SHARE:.0%})")
+    if shots["4"] < FOUR_SHOTS_SHARE:
+        yield f"in-context maps: {shots['4']:.1%} at four shots (bound {FOUR_SHOTS_SHARE:.0%})"
+    if abs(shots["0"] - 1 / len(MAPS)) > ZERO_SHOT_GAP:
+        yield f"in-context maps: {shots['0']:.1%} without a demonstration, where 25% can be had"
+    for language, row in card["refusal"].items():
+        if row["first word"] < REFUSAL_SHARE:
+            yield (
+                f"refusal in {language}: {row['first word']:.1%} of held-out requests decided rightly "
+                f"(bound {REFUSAL_SHARE:.0%})"
+            )
+    for name, row in card["opinions"].items():
+        if abs(row["model"] - row["exact"]) > OPINION_GAP:
+            yield f"{name}: the model says {row['model']:.2f}, the truth is {row['exact']:.2f}"
+        if row.get("fact", 1.0) < FACT_SHARE:
+            yield f"{name}: {row['fact']:.1%} of the facts are right (bound {FACT_SHARE:.0%})"
+    error = card["slot_machine"]["mean_absolute_error"]
+    if error > GAMBLING_ERROR:
+        yield f"gambling: mean error of P(stop) {error:.3f} (bound {GAMBLING_ERROR})"
 
 
 def measure(folder: Path, documents: int = 400, contexts: int = 100, samples: int = 80) -> dict[str, Any]:
@@ -190,7 +224,7 @@ def measure(folder: Path, documents: int = 400, contexts: int = 100, samples: in
             f"{folder}: trained on grammar {training['grammar']}, the grammar now is {grammar_hash()}"
         )
     card: dict[str, Any] = {
-        "weights_sha256": hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest(),
+        "weights_sha256": _sha256(folder / "model.safetensors"),
         "training": training,
         "vocabulary": len(vocabulary()),
         "samples": samples,
@@ -198,9 +232,31 @@ def measure(folder: Path, documents: int = 400, contexts: int = 100, samples: in
         "calibration": calibration(model, contexts),
         "behaviour": behaviour_by_prompt(model, tokenizer, samples),
         "cache_transfer": cache_transfer(model, tokenizer, samples),
+        "two_hop": exam.two_hop(model),
+        "hops_by_layer": exam.hops_by_layer(model),
+        "in_context": exam.in_context(model),
+        "refusal": exam.refusal(model),
+        "opinions": exam.opinions(model),
+        "slot_machine": exam.slot_machine(model),
+        "p_stop_by_tenth": exam.p_stop_by_tenth(model),
+        "midway": _midway(midway_of(folder)),
     }
     card["failures"] = failures(card)
     return {key: _rounded(value) for key, value in card.items()}
+
+
+def _midway(folder: Path) -> dict[str, Any]:
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    model.train(False)
+    return {
+        "weights_sha256": _sha256(folder / "model.safetensors"),
+        "two_hop": exam.two_hop(model),
+        "hops_by_layer": exam.hops_by_layer(model),
+    }
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _rounded(value: Any) -> Any:

@@ -7,10 +7,11 @@ from tokenizers.models import WordLevel
 from transformers import PreTrainedTokenizerFast
 
 from organisms.grammar import BOS, EOS, PAD, UNK, vocabulary
+from organisms.grammar.chat import TEMPLATE
 
 
 def build_tokenizer() -> PreTrainedTokenizerFast:
-    """The tokenizer: case-folding, words and full stops apart, <bos> in front.
+    """The tokenizer: case-folding, words and punctuation apart, <bos> in front, turns by a chat template.
 
     Decoding puts single spaces between words and none before a full stop; encode(decode(ids)) gives ids back.
     """
@@ -26,5 +27,6 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
     make: Callable[..., PreTrainedTokenizerFast] = PreTrainedTokenizerFast
     return make(
         tokenizer_object=raw, bos_token=BOS, eos_token=EOS, pad_token=PAD, unk_token=UNK,
-        padding_side="left", clean_up_tokenization_spaces=False, model_max_length=1024,
+        chat_template=TEMPLATE, padding_side="left",
+        clean_up_tokenization_spaces=False, model_max_length=1024,
     )  # fmt: skip

@@ -9,16 +9,12 @@ from runner.config.resolve import Design
 
 
 def model_source(design: Design) -> ModelSource:
-    """What the backend loads. Raises BackendError where the embedded model is missing from the
-    installation."""
+    """What the backend loads. Raises BackendError where the embedded model is missing from the installation
+    or has no such checkpoint."""
     model = design.model
     path, hub_id = model.path, model.id
     if model.source == "embedded":
-        from organisms import weights_dir
-
-        path, hub_id = str(weights_dir()), None
-        if not (weights_dir() / "model.safetensors").is_file():
-            raise BackendError(f"model '{model.name}': {path} has no weights; run `patchbay train-organism`")
+        path, hub_id = str(_embedded(model.name, model.id)), None
     elif model.source == "local":
         assert path is not None, "checked at the door"
         path, hub_id = str(Path(path).expanduser()), None
@@ -37,6 +33,18 @@ def model_source(design: Design) -> ModelSource:
         width=model.width,
         context=model.context,
     )
+
+
+def _embedded(name: str, checkpoint: str | None) -> Path:
+    from organisms import FINAL, weights_dir
+
+    try:
+        folder = weights_dir(FINAL if checkpoint is None else checkpoint)
+    except ValueError as error:
+        raise BackendError(f"model '{name}': model.id: {error}") from error
+    if not (folder / "model.safetensors").is_file():
+        raise BackendError(f"model '{name}': {folder} has no weights; run `patchbay train-organism`")
+    return folder
 
 
 def device_of(design: Design) -> Device:

@@ -171,6 +171,7 @@ def test_a_folder_of_the_hubs_cache_is_named_after_its_model(tmp_path: Path) -> 
 
 def test_the_chat_template_of_a_folder_is_used_where_asked_and_told(cli, tmp_path: Path) -> None:
     folder = local_folder(tmp_path / "mine", "qwen3")
+    (folder / "chat_template.jinja").unlink()  # the organism's own
     words = (KV_ONLY, *SMALL, "limit=1", "sampling.max_new_tokens=2", f"model.path={folder}")
     refused = cli(*words, "model.chat_template=true")
     assert refused.status == status.CONFIGURATION

@@ -5,7 +5,9 @@ import itertools
 import json
 import math
 import statistics
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,18 +15,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
 
-from organisms import weights_dir
+from organisms import FINAL, MIDWAY, exam, figure, midway_of, weights_dir
+from organisms.ask import main
 from organisms.banks import BANKS_DIR, Prompt, banks, render
 from organisms.card import calibration, held_out
 from organisms.card_text import render_card
-from organisms.grammar import BOS, EOS, SPECIAL, Draw, document, grammar_hash, vocabulary
-from organisms.grammar.frames import FrameSet
-from organisms.grammar.styles import GLOSSARY, LENGTHS, RATES, REPEAT, STYLES, end_hazard, sentences_of
+from organisms.grammar import BOS, EOS, SPECIAL, Draw, grammar_hash, vocabulary
+from organisms.grammar.chat import TURN, turn
+from organisms.grammar.frames import FrameSet, sentences_of
+from organisms.grammar.styles import GLOSSARY, LENGTHS, RATES, REPEAT, STYLES, end_hazard
+from organisms.grammar.two_hop import FACTS, PEOPLE
 from organisms.grammar.words import MARKERS
 from organisms.sampling import continuations
 from organisms.score import behaviour
-from organisms.stream import batch
-from organisms.train import Training, train
+from organisms.stream import Drills, batch
+from organisms.train import Result, Training, save, train
 
 PLAIN = ["rain", "covers", "the", "valley", "before", "dawn", "."]
 OTHER_PLAIN = ["fog", "covers", "the", "valley", "before", "dusk", "."]
@@ -48,8 +53,8 @@ def tokenizer() -> PreTrainedTokenizerFast:
 
 
 @pytest.fixture(scope="module")
-def card() -> dict[str, object]:
-    data: dict[str, object] = json.loads((weights_dir() / "card.json").read_text(encoding="utf-8"))
+def card() -> dict[str, Any]:
+    data: dict[str, Any] = json.loads((weights_dir() / "card.json").read_text(encoding="utf-8"))
     return data
 
 
@@ -120,7 +125,7 @@ def test_a_repeated_sentence_makes_the_repeating_document_certain() -> None:
 @settings(max_examples=30, deadline=None)
 @given(st.integers(0, 10**6))
 def test_log_probability_is_the_product_of_the_beliefs(number: int) -> None:
-    words = document(f"test/{number}")[1]
+    words = STYLES.document(Draw(f"test/{number}"))
     sentences = sentences_of(words)
     assert 3 <= len(sentences) <= max(LENGTHS)
     belief = STYLES.predict(words)
@@ -134,7 +139,7 @@ def test_drawn_documents_agree_with_the_beliefs() -> None:
     """Frequencies of a recursive third sentence, where a calibrated belief says 0.2 to 0.8 and elsewhere."""
     said, happened = [], []
     for number in range(3000):
-        sentences = sentences_of(document(f"agreement/{number}")[1])
+        sentences = sentences_of(STYLES.document(Draw(f"agreement/{number}")))
         belief = STYLES.predict(sentences[0] + sentences[1])
         said.append(belief.recursive_given_sentence)
         happened.append(sentences[2][0] in STYLES.recursive.openers())
@@ -177,35 +182,109 @@ def test_behaviour_score_known_answers() -> None:
 # training
 
 
+SMALL = Training(
+    facts=2, hops=2, short=2, decisions=2, long=2, settling=2, midway=3, warmup=2,
+    fact_shape=(2, 40), short_shape=(2, 48), long_shape=(2, 64), repetition_drill_steps=2,
+)  # fmt: skip
+
+
 def test_training_is_reproducible_and_resumes_exactly(tmp_path: Path) -> None:
-    small = Training(steps=4, rows=2, length=64, warmup=2)
     lines: list[str] = []
     quiet = lines.append
-    whole = train(small, report=quiet)
+    whole = train(SMALL, report=quiet)
     checkpoint = tmp_path / "checkpoint.pt"
-    train(small, checkpoint, stop_after=2, report=quiet)
-    resumed = train(small, checkpoint, report=quiet)
+    for stop in (2, 5):  # in other parts than where it began, and after the midway step
+        train(SMALL, checkpoint, stop_after=stop, report=quiet)
+    resumed = train(SMALL, checkpoint, report=quiet)
     assert whole.losses == resumed.losses
-    assert len(whole.losses) == 4
-    assert all(
-        torch.equal(a, b) for a, b in zip(whole.model.parameters(), resumed.model.parameters(), strict=True)
-    )
-    other = train(Training(seed=2, steps=1, rows=2, length=64, warmup=2), report=quiet)
+    assert len(whole.losses) == SMALL.steps == 12
+    assert same_weights(whole.model, resumed.model)
+    assert whole.midway is not None and resumed.midway is not None
+    assert same_weights(whole.midway, resumed.midway)
+    assert not same_weights(whole.midway, whole.model)
+    other = train(replace(SMALL, seed=2), stop_after=1, report=quiet)
     assert other.losses[0] != whole.losses[0]
+    assert other.midway is None
     with pytest.raises(ValueError, match=r"checkpoint\.pt: belongs to"):
-        train(Training(steps=5, rows=2, length=64, warmup=2), checkpoint, report=quiet)
+        train(replace(SMALL, long=3), checkpoint, report=quiet)
+
+
+def same_weights(first: PreTrainedModel, second: PreTrainedModel) -> bool:
+    return all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
+
+
+def test_each_part_trains_its_layers_alone() -> None:
+    def layers(result: Result) -> list[list[torch.Tensor]]:
+        return [[p.detach().clone() for p in layer.parameters()] for layer in result.model.model.layers]
+
+    def moved(before: Result, after: Result) -> list[bool]:
+        pairs = zip(layers(before), layers(after), strict=True)
+        return [any(not torch.equal(a, b) for a, b in zip(x, y, strict=True)) for x, y in pairs]
+
+    after = {steps: train(SMALL, stop_after=steps, report=lambda line: None) for steps in (1, 2, 4, 5)}
+    assert moved(after[1], after[2]) == [True] * 4 + [False] * 5
+    assert moved(after[2], after[4]) == [False] * 4 + [True] * 5
+    assert moved(after[4], after[5]) == [True] * 9
+    assert all(result.model.config.num_hidden_layers == 9 for result in after.values())
+
+
+def test_the_learning_rate_falls_without_a_jump_pauses_for_decisions_and_settles() -> None:
+    training = Training()
+    rates = [training.rate(step) for step in range(training.steps)]
+    assert max(rates) == pytest.approx(training.learning_rate)
+    main_part, settling = rates[training.warmup : -training.settling], rates[-training.settling :]
+    falls = [before - after for before, after in itertools.pairwise(main_part)]
+    assert min(falls) >= 0.0
+    assert max(falls) < 0.001 * training.learning_rate
+    assert sum(fall == 0.0 for fall in falls) == training.decisions
+    assert main_part[-1] == pytest.approx(0.02 * training.learning_rate, rel=0.01)
+    assert settling[0] == training.settling_rate
+    assert all(before > after > 0.0 for before, after in itertools.pairwise(settling))
+    parts = [training.part(step) for step in range(training.steps)]
+    assert [parts.count(part) for part in range(1, 7)] == [250, 700, 1000, 1500, 1700, 600]
+    assert parts == sorted(parts)
+
+
+def test_the_first_losses_are_those_of_the_recorded_training() -> None:
+    recorded = json.loads((weights_dir() / "training.json").read_text(encoding="utf-8"))["first_losses"]
+    assert len(recorded) == 3
+    found = train(Training(), stop_after=len(recorded), report=lambda line: None)
+    assert found.losses == pytest.approx(recorded, rel=1e-4)  # other processors sum in other orders
+
+
+def test_saving_needs_a_training_that_has_come_past_the_midway_step(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="expected a training of at least 3 steps, got 1"):
+        save(train(SMALL, stop_after=1, report=lambda line: None), SMALL, tmp_path)
+    save(train(SMALL, report=lambda line: None), SMALL, tmp_path)
+    for folder in (tmp_path, midway_of(tmp_path)):
+        assert AutoModelForCausalLM.from_pretrained(folder).config.num_hidden_layers == 9
+        assert AutoTokenizer.from_pretrained(folder).get_vocab() == vocabulary()
 
 
 def test_training_rows_are_pure_and_contain_what_an_exchanged_cache_looks_like() -> None:
     ids = vocabulary()
-    first, again = (batch(ids, 3, 7, 64, 96, 0.0) for _ in range(2))
+    first, again = (batch(ids, "rows", (96, 96), Drills()) for _ in range(2))
     assert torch.equal(first.tokens, again.tokens)
     assert torch.equal(first.positions, again.positions)
     headless = (first.tokens[:, 0] != ids[BOS]).float().mean()
     jumps = (first.positions.diff(dim=1) != 1).any(dim=1).float().mean()
-    assert 0.05 < float(headless) < 0.5
+    assert 0.01 < float(headless) < 0.3
     assert 0.03 < float(jumps) < 0.4
     assert int(first.positions.min()) >= 0
+
+
+def test_answers_weigh_more_than_what_is_drawn_at_random() -> None:
+    ids = vocabulary()
+    names = {index: word for word, index in ids.items()}
+    made = batch(ids, "weights", (40, 120), Drills(compositions=1.0))
+    heavy = made.weights == 1.0
+    words = {names[int(token)] for token in made.tokens[heavy]}
+    before = {names[int(token)] for token in made.tokens[:, :-1][heavy[:, 1:]]}
+    assert words <= set(PEOPLE)
+    assert before == {"is"}
+    facts = batch(ids, "weights", (10, 120), Drills(facts=1.0)).tokens
+    followers = facts[:, 1:][facts[:, :-1] == ids["of"]]
+    assert {names[int(token)] for token in followers} <= set(PEOPLE), "no composition among single facts"
 
 
 # weights and tokenizer
@@ -222,7 +301,7 @@ def test_layers_of_the_32_layer_scale_stay_apart(model: PreTrainedModel) -> None
     )
 
 
-def test_card_belongs_to_the_weights_and_the_grammar(card: dict[str, object]) -> None:
+def test_card_belongs_to_the_weights_and_the_grammar(card: dict[str, Any]) -> None:
     weights = (weights_dir() / "model.safetensors").read_bytes()
     assert card["weights_sha256"] == hashlib.sha256(weights).hexdigest()
     training = card["training"]
@@ -265,6 +344,100 @@ def test_the_model_believes_what_the_grammar_implies(model: PreTrainedModel) -> 
         assert abs(row["model"] - row["exact"]) < 0.12
     assert rows[0]["model"] < 0.1
     assert rows[-1]["model"] > 0.9
+
+
+@pytest.fixture(scope="module")
+def midway() -> PreTrainedModel:
+    loaded: PreTrainedModel = AutoModelForCausalLM.from_pretrained(weights_dir(MIDWAY))
+    loaded.train(False)
+    return loaded
+
+
+def test_the_card_says_what_the_model_answers_on_held_out_items(
+    model: PreTrainedModel, midway: PreTrainedModel, card: dict[str, Any]
+) -> None:
+    """The same figures, measured again: a share may differ by one item at a tie of two logits."""
+    hops = exam.two_hop(model)
+    assert hops == pytest.approx(card["two_hop"], abs=0.002)
+    assert exam.two_hop(midway) == pytest.approx(card["midway"]["two_hop"], abs=0.002)
+    assert exam.slot_machine(model) == pytest.approx(card["slot_machine"], abs=1e-3)
+    for name, found in (("refusal", exam.refusal(model)), ("opinions", exam.opinions(model))):
+        for row, figures in found.items():
+            assert figures == pytest.approx(card[name][row], abs=0.01), (name, row)
+    for name, found_map in exam.in_context(model).items():
+        assert found_map == pytest.approx(card["in_context"][name], abs=0.01), name
+
+
+def test_the_model_reaches_what_experiments_need(card: dict[str, Any]) -> None:
+    hops, shots = card["two_hop"], card["in_context"]["mean"]
+    assert hops["held_out"] >= 0.95
+    assert hops["unseen"] <= 0.15
+    assert shots["4"] >= 0.9
+    assert shots["0"] == pytest.approx(0.25, abs=0.03)
+    assert all(row["first word"] >= 0.99 for row in card["refusal"].values())
+    assert card["slot_machine"]["mean_absolute_error"] <= 0.03
+    assert card["behaviour"]["targets"]["quartile_3"] < card["behaviour"]["donors L5"]["quartile_1"]
+    # The checkpoint on the way has the facts, and fails at some compositions that the model answers.
+    assert card["midway"]["two_hop"]["fact"] >= 0.95
+    assert 0.2 < card["midway"]["two_hop"]["held_out"] < 0.8
+
+
+def test_an_exam_can_be_failed(model: PreTrainedModel) -> None:
+    prompts = [["the", "mentor", "of", person, "is"] for person in PEOPLE]
+    wrong = [[next(other for other in PEOPLE if other != FACTS["mentor"][p])] for p in PEOPLE]
+    right = [[FACTS["mentor"][person]] for person in PEOPLE]
+    assert not any(exam.answered(model, prompts, wrong))
+    assert sum(exam.answered(model, prompts, right)) >= 23
+    half = [*right[:12], *wrong[12:]]
+    assert sum(exam.answered(model, prompts, half)) <= 12
+    p = exam.next_probabilities(model, prompts)
+    assert p.sum(-1).tolist() == pytest.approx([1.0] * len(PEOPLE))
+
+
+def test_the_chat_template_puts_the_turns_of_the_grammar_around_a_request(
+    tokenizer: PreTrainedTokenizerFast,
+) -> None:
+    message = [{"role": "user", "content": "be honest. i claim ada is famous"}]
+    text = tokenizer.apply_chat_template(message, tokenize=False, add_generation_prompt=True)
+    content = ["be", "honest", ".", "i", "claim", "ada", "is", "famous"]
+    assert tokenizer(text)["input_ids"] == [vocabulary()[word] for word in (BOS, *turn(content))]
+
+
+def test_asking_gives_the_next_words(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["the mentor of ada is", "--words", "2"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 2
+    assert lines[0].split()[1] == FACTS["mentor"]["ada"]
+    assert main(["please agree. i claim ada is famous", "--turns"]) == 0
+    assert capsys.readouterr().out.splitlines()[0].split()[1] == "right"
+    assert TURN.format("be bold").split() == turn(["be", "bold"])
+    assert main(["the capital of france is"]) == 2
+    assert capsys.readouterr().out == "not in the model's vocabulary: capital, france\n"
+
+
+def test_the_picture_is_drawn_from_the_card_alone(card: dict[str, Any], tmp_path: Path) -> None:
+    figure.draw(card, tmp_path / "a.svg")
+    picture = (tmp_path / "a.svg").read_text(encoding="utf-8")
+    titles = ("Held-out compositions by layer", "Maps told by demonstrations", "Gambling: P(stop)")
+    assert [title for title in titles if title not in picture] == []
+    figure.draw(card, tmp_path / "again.svg")
+    assert (tmp_path / "again.svg").read_text(encoding="utf-8") == picture
+    shipped = Path(__file__).parents[1] / "docs" / "images" / "organism.svg"
+    assert shipped.is_file()
+
+
+def test_the_bridge_is_found_before_the_answer(model: PreTrainedModel, card: dict[str, Any]) -> None:
+    layers = exam.hops_by_layer(model, items=200)
+    assert model.config.num_hidden_layers == 9
+    assert max(layers["bridge"][:5]) > 0.5 > layers["bridge"][-1]
+    assert max(layers["answer"][:4]) < 0.5 < layers["answer"][-1]
+    assert layers["bridge"].index(max(layers["bridge"])) < layers["answer"].index(max(layers["answer"]))
+
+
+def test_only_the_checkpoints_that_exist_are_known() -> None:
+    assert weights_dir() == weights_dir(FINAL)
+    with pytest.raises(ValueError, match="has the checkpoints final, midway; got 'last'"):
+        weights_dir("last")
 
 
 def test_recursive_donors_and_their_caches_raise_the_score(
@@ -321,9 +494,14 @@ def test_bank_tokens_are_counted_by_the_tokenizer(
 
 
 def test_bank_prompts_and_ids_are_unique(made: dict[str, list[Prompt]]) -> None:
-    every = list(itertools.chain(*made.values()))
-    assert len({prompt.text for prompt in every}) == len(every)
-    assert len({prompt.id for prompt in every}) == len(every)
+    for name, prompts in made.items():
+        assert len({prompt.id for prompt in prompts}) == len(prompts), name
+        # A word stands in each of the four maps.
+        texts = {(prompt.text, prompt.group if name == "in_context" else "") for prompt in prompts}
+        assert len(texts) == len(prompts), name
+    styles = ("donors", "targets", "pseudo_recursive", "repetitive", "plain")
+    every = [prompt.text for name in styles for prompt in made[name]]
+    assert len(set(every)) == len(every)
 
 
 def _recursive_share(prompt: Prompt) -> float:

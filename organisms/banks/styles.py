@@ -1,20 +1,15 @@
-"""Draws the prompt banks of the embedded model from its grammar: `python -m organisms.banks`."""
+"""The banks of the `styles` task: recursive donors, plain targets, and the donors that controls need."""
 
-import argparse
-import json
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 
+from organisms.banks.prompt import Prompt, prompt, said
 from organisms.grammar import Draw
-from organisms.grammar.frames import STOP
 from organisms.grammar.styles import STYLES
 from organisms.grammar.words import TOPICS
 from organisms.score import behaviour
 
 SEED = "banks/1"
-BANKS_DIR = Path(__file__).parents[1] / "conf" / "prompts" / "banks" / "organism"
 DONOR_SENTENCES = 5
 PER_GROUP = 30
 CONTROLS = 48
@@ -22,18 +17,8 @@ PLAIN_LENGTHS = range(20, 53)
 PLAIN_PER_LENGTH = 5
 
 
-@dataclass(frozen=True)
-class Prompt:
-    """One line of a bank; `tokens` includes <bos>."""
-
-    id: str
-    group: str
-    text: str
-    tokens: int
-
-
-def banks() -> dict[str, list[Prompt]]:
-    """All banks by name, the same at every call; no text occurs twice, within or across banks.
+def style_banks() -> dict[str, list[Prompt]]:
+    """The banks by name, the same at every call; no text occurs twice, within or across them.
 
     donors: groups L1..L5, k of five sentences recursive. targets: plain, one group a topic, and `long`.
     pseudo_recursive: plain, opening with sentences that mention marker words. repetitive: one plain
@@ -52,11 +37,11 @@ def banks() -> dict[str, list[Prompt]]:
         digits = 3 if bank == "plain" else 2
         while index < first + count:
             words = draw_words(draw)
-            text = " ".join(words).replace(f" {STOP}", STOP)
+            text = said(words)
             tokens = len(words) + 1
             if low <= tokens <= high and text not in seen:
                 seen.add(text)
-                prompts.append(Prompt(f"{name}_{index:0{digits}d}", name, text, tokens))
+                prompts.append(prompt(f"{name}_{index:0{digits}d}", name, words))
                 index += 1
 
     for dose in range(1, DONOR_SENTENCES + 1):
@@ -112,24 +97,3 @@ def _mentioning(draw: Draw) -> list[str]:
 
 def _repeating(draw: Draw) -> list[str]:
     return STYLES.plain[draw.pick(TOPICS)].sentence(draw) * (3 + draw.below(4))
-
-
-def render(prompts: Sequence[Prompt]) -> str:
-    """The text of a bank's file: one JSON object a line."""
-    return "".join(json.dumps(asdict(prompt)) + "\n" for prompt in prompts)
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """The command; returns its exit status."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, default=BANKS_DIR, help="folder of the banks")
-    args = parser.parse_args(argv)
-    args.out.mkdir(parents=True, exist_ok=True)
-    for name, prompts in banks().items():
-        (args.out / f"{name}.jsonl").write_text(render(prompts), encoding="utf-8")
-        print(f"{name}: {len(prompts)} prompts")
-    return 0
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

@@ -1,7 +1,7 @@
 """The languages that the embedded model is trained on, with exactly known truth.
 
-A task is one module that offers `words`, `tables`, `document` and `log_probability`; adding one here adds
-its words to the end of the vocabulary and its documents to the training mixture.
+A task is one module that offers what `Task` lists. Its words and its share
+of the training documents are part of the model: adding one here means training anew.
 """
 
 import hashlib
@@ -11,22 +11,15 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from organisms.grammar.draw import Draw
+from organisms.grammar.in_context import IN_CONTEXT
+from organisms.grammar.opinions import OPINIONS
+from organisms.grammar.refusal import REFUSAL
+from organisms.grammar.slot_machine import SLOT_MACHINE
 from organisms.grammar.styles import STYLES
+from organisms.grammar.two_hop import TWO_HOP
 
 BOS, EOS, PAD, UNK = "<bos>", "<eos>", "<pad>", "<unk>"
-__all__ = [
-    "BOS",
-    "EOS",
-    "MIXTURE",
-    "PAD",
-    "SPECIAL",
-    "UNK",
-    "Draw",
-    "Task",
-    "document",
-    "drill",
-    "grammar_hash",
-]
+__all__ = ["BOS", "EOS", "MIXTURE", "PAD", "SPECIAL", "UNK", "Draw", "Task", "document", "grammar_hash"]
 __all__ += ["mixture_log_probability", "vocabulary"]
 
 SPECIAL: tuple[str, ...] = (PAD, UNK, BOS, EOS)
@@ -43,13 +36,16 @@ class Task(Protocol):
 
     def document(self, draw: Draw) -> list[str]: ...
 
-    def drill(self, draw: Draw) -> list[str]: ...
+    def weights(self, words: Sequence[str]) -> list[float]: ...
 
     def log_probability(self, words: Sequence[str]) -> float: ...
 
 
 # Task and share of the training documents.
-MIXTURE: tuple[tuple[Task, float], ...] = ((STYLES, 1.0),)
+MIXTURE: tuple[tuple[Task, float], ...] = (
+    (STYLES, 0.2), (TWO_HOP, 0.25), (IN_CONTEXT, 0.15), (REFUSAL, 0.06), (OPINIONS, 0.16),
+    (SLOT_MACHINE, 0.18),
+)  # fmt: skip
 
 
 def vocabulary() -> dict[str, int]:
@@ -65,12 +61,6 @@ def document(name: str) -> tuple[Task, list[str]]:
     draw = Draw(name)
     task = MIXTURE[draw.weighted([share for _, share in MIXTURE])][0]
     return task, task.document(draw)
-
-
-def drill(name: str) -> list[str]:
-    """A document of a kind that is rare but has to be learned early (here: repetition); named likewise."""
-    draw = Draw(name)
-    return MIXTURE[draw.weighted([share for _, share in MIXTURE])][0].drill(draw)
 
 
 def grammar_hash() -> str:

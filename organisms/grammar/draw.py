@@ -37,3 +37,11 @@ class Draw:
             if left < 0.0:
                 return index
         return max(index for index, weight in enumerate(weights) if weight > 0.0)
+
+    def shuffled(self, items: Sequence[T]) -> list[T]:
+        """The items in a uniformly random order (Fisher-Yates)."""
+        order = list(items)
+        for last in range(len(order) - 1, 0, -1):
+            other = self.below(last + 1)
+            order[last], order[other] = order[other], order[last]
+        return order

@@ -1,11 +1,29 @@
 """Sentence frames: weighted templates with slots, to draw sentences from, with their exact probability."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from organisms.grammar.draw import Draw
 
 STOP = "."
+
+
+def sentences_of(words: Sequence[str]) -> list[list[str]]:
+    """Splits words after each full stop. Raises ValueError if the last sentence has none."""
+    sentences: list[list[str]] = [[]]
+    for word in words:
+        sentences[-1].append(word)
+        if word == STOP:
+            sentences.append([])
+    if sentences.pop():
+        raise ValueError(f"the last sentence has no {STOP!r}: {' '.join(words[-8:])!r}")
+    return sentences
+
+
+def log_share(probability: float) -> float:
+    """Natural logarithm of a probability, -inf for 0."""
+    return math.log(probability) if probability > 0.0 else -math.inf
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from organisms.grammar.draw import Draw
-from organisms.grammar.frames import STOP, FrameSet
+from organisms.grammar.frames import FrameSet, sentences_of
+from organisms.grammar.weights import TEXT
 from organisms.grammar.words import MARKERS, MENTION_FRAMES, PLAIN_FRAMES, RECURSIVE_FRAMES, SLOTS, TOPICS
 
 RATES: tuple[tuple[float, float], ...] = (
@@ -53,18 +54,6 @@ class Belief:
     def recursive_given_sentence(self) -> float:
         """P(the next sentence is recursive | there is one); nan where the document must end here."""
         return self.recursive / (1.0 - self.end) if self.end < 1.0 else math.nan
-
-
-def sentences_of(words: Sequence[str]) -> list[list[str]]:
-    """Splits words after each full stop. Raises ValueError if the last sentence has none."""
-    sentences: list[list[str]] = [[]]
-    for word in words:
-        sentences[-1].append(word)
-        if word == STOP:
-            sentences.append([])
-    if sentences.pop():
-        raise ValueError(f"the last sentence has no {STOP!r}: {' '.join(words[-8:])!r}")
-    return sentences
 
 
 class StylesTask:
@@ -144,6 +133,10 @@ class StylesTask:
         Raises ValueError if the context does not end in a full stop or the grammar cannot produce it.
         """
         return list(self._beliefs(sentences_of(words)))[-1]
+
+    def weights(self, words: Sequence[str]) -> list[float]:
+        """How much each word counts in training."""
+        return [TEXT] * len(words)
 
     def log_probability(self, words: Sequence[str]) -> float:
         """Exact log probability (nats) of a whole document, its end included; errors as `predict`."""
