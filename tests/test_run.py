@@ -205,7 +205,7 @@ def wait_for_results(folder: Path, process: subprocess.Popen) -> None:
     )
 
 
-INTERRUPTIBLE = ("limit=12", "sampling.max_new_tokens=20", "quiet=true", "backend.max_rows=4")
+INTERRUPTIBLE = ("limit=12", "sampling.max_new_tokens=20", "quiet=true", "backend.max_rows=2")
 
 
 @pytest.fixture(scope="module")
