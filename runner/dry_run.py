@@ -86,7 +86,8 @@ def _batches(prepared: Prepared) -> int:
 
 def _estimate(prepared: Prepared) -> float:
     """Seconds for the whole plan: its longest batch is run for a few tokens, and both the fixed part and
-    the time per token are scaled up (rows end before the limit, so that this is an upper estimate)."""
+    the time per token are scaled up. Rows that end before the limit make it less, scores that need the
+    model (perplexity) more."""
     trials = [t for t in prepared.plan.trials if t.invalid is None]
     if not trials:
         return 0.0

@@ -244,8 +244,9 @@ def test_interrupt_ends_cleanly_and_says_how_to_go_on(cli, tmp_path, uninterrupt
     assert "Traceback" not in out
     assert "resume=true" in out and manifest(folder)["status"] == "interrupted"
     assert manifest(folder)["counts"]["planned"] == 72 and manifest(folder)["counts"]["done"] > 0
-    said = cli(KV_ONLY, *INTERRUPTIBLE, "sampling.seed=43", "resume=true")
+    said = cli(KV_ONLY, *INTERRUPTIBLE, "sampling.seed=43", "backend.max_rows=9", "resume=true")
     assert said.status == status.CONFIGURATION and "sampling.seed was 42, is 43" in said.out
+    assert "max_rows" not in said.out, "how many rows a batch has is no difference"
     assert cli(KV_ONLY, *INTERRUPTIBLE, "resume=true").status == status.DONE
     pd.testing.assert_frame_equal(table(folder), uninterrupted)
 

@@ -75,17 +75,14 @@ def _number(path: Path) -> int:
 def differences(old: Mapping[str, Any], new: Mapping[str, Any], most: int = 5) -> str:
     """The keys in which two configurations differ, with both values, as words."""
     left, right = dict(_leaves(old)), dict(_leaves(new))
-    keys = [key for key in sorted({*left, *right}) if left.get(key) != right.get(key)]
-    keys = [
-        key for key in keys if not key.startswith(("resume", "output_root", "launch.", "quiet", "dry_run"))
-    ]
+    changed = [key for key in sorted({*left, *right}) if left.get(key) != right.get(key)]
+    keys = [key for key in changed if not any(f"{key}.".startswith(f"{name}.") for name in UNHASHED)]
     shown = [f"{key} was {left.get(key, 'absent')!r}, is {right.get(key, 'absent')!r}" for key in keys[:most]]
     return "; ".join(shown) + (f"; and {len(keys) - most} more" if len(keys) > most else "")
 
 
-UNHASHED = tuple(
-    [*NOT_HASHED, *(f"backend.{key}" for key in NOT_HASHED_BACKEND)]
-)  # differences in these keys are none
+# Differences in these keys are none.
+UNHASHED = (*NOT_HASHED, *(f"backend.{key}" for key in NOT_HASHED_BACKEND))
 
 
 def _leaves(body: Any, path: str = "") -> Iterator[tuple[str, Any]]:
