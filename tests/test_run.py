@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -190,7 +191,14 @@ def start(folder: Path, *words: str) -> subprocess.Popen:
     environment = {**os.environ, "PYTHONPATH": str(HOME), "COLUMNS": "400"}
     command = [sys.executable, "-m", "runner", *words]
     return subprocess.Popen(
-        command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        command,
+        cwd=folder,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        # A shell's background jobs ignore the interrupt, and so would what they start.
+        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
     )
 
 
@@ -205,7 +213,7 @@ def wait_for_results(folder: Path, process: subprocess.Popen) -> None:
     )
 
 
-INTERRUPTIBLE = ("limit=12", "sampling.max_new_tokens=20", "quiet=true", "backend.max_rows=2")
+INTERRUPTIBLE = ("limit=12", "sampling.max_new_tokens=20", "quiet=true", "backend.max_rows=4")
 
 
 @pytest.fixture(scope="module")
