@@ -66,8 +66,7 @@ def slope(
     values: (blocks, doses); donor: the donor used, per block and dose; target: per block. The slope b is that
     of least squares; with every dose in every block it is the same with a level for each block. Its variance
     is two-way clustered by donor and target, from the scores (d_j - dbar) e_ij, with G/(G-1) for each number
-    of clusters. Raises ValueError for fewer
-    than 2 blocks or equal doses.
+    of clusters. Raises ValueError for fewer than 2 blocks or equal doses.
 
     Source: Cameron, Gelbach and Miller (2011), "Robust inference with multiway clustering", section 2.2.
     """
@@ -115,7 +114,8 @@ def _trend(trials: pd.DataFrame, manifest: Mapping[str, Any], names: Sequence[st
     means = values.mean(axis=0)
     donor = list(zip(*(whole[place, "donor"] for place in places), strict=True))
     b, se, clusters, note = slope(values, doses, donor, list(whole[0, "target"]))
-    if not se > 0 or not clusters:
+    # Values on a straight line leave only rounding for a spread.
+    if not se > 1e-9 * max(1.0, abs(b)) or not clusters:
         return untested("no spread between donors and targets to test against", len(whole), means.tolist())
     df = min(clusters.values()) - 1
     half = float(stats.t.ppf(0.5 + (1 - ALPHA) / 2, df)) * se

@@ -21,6 +21,7 @@ HEADLESS = 0.25
 CUT = 0.15
 JUMP = 0.15
 MAX_JUMP = 48
+CLAIMS = 0.3  # of the decision drills; the rest is gambling
 
 
 @dataclass(frozen=True)
@@ -91,6 +92,8 @@ def _document(name: str, draw: Draw, drills: Drills) -> tuple[Task, list[str]]:
     if kind == 3:
         own = Draw(name)
         return (
-            (OPINIONS, OPINIONS.drill(own)) if own.chance(0.3) else (SLOT_MACHINE, SLOT_MACHINE.document(own))
+            (OPINIONS, OPINIONS.drill(own))
+            if own.chance(CLAIMS)
+            else (SLOT_MACHINE, SLOT_MACHINE.document(own))
         )
     return document(name)

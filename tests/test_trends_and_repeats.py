@@ -154,6 +154,16 @@ def repeated(many: int) -> Run:
     return Run(trials, manifest, Path("."))
 
 
+def test_values_on_a_straight_line_are_not_tested_against_rounding() -> None:
+    run = dosed(0.0)
+    exact = run.trials.assign(
+        score=[0.1 * (DOSES.index(c) + 1) if c in DOSES else 0.0 for c in run.trials["condition"]]
+    )
+    (found,) = trends(exact, run.manifest)
+    assert found.slope is None and found.p is None
+    assert "no spread" in found.note
+
+
 def test_each_repeat_is_what_it_would_be_alone() -> None:
     run = repeated(4)
     found = {each.condition: each for each in by_repeat(run.trials, run.manifest)}
