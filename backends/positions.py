@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-PositionKind = Literal["all", "first", "last", "index", "role"]
+PositionKind = Literal["all", "first", "last", "index", "role", "token", "post_instruction"]
 FORMS = (
     "all",
     "first:16",
@@ -18,7 +18,11 @@ FORMS = (
     "role:NAME",
     "role:NAME.first",
     "role:NAME.last",
+    "token:'TEXT'",
+    "post_instruction",
 )
+POST_INSTRUCTION = "post_instruction"
+_QUOTED = re.compile(r"(['\"])(.+)\1", re.DOTALL)
 _ROLE = re.compile(r"[a-z][a-z0-9_]*(\.(first|last))?")
 
 Span = tuple[int, int]  # (start, end), half-open
@@ -31,7 +35,8 @@ class PositionError(ValueError):
 @dataclass(frozen=True)
 class Positions:
     """A set of token positions, counted from the first real token (BOS is position 0; padding never
-    counts). name: of kind `role`, the span's name with `.first` or `.last` where one end of it is meant."""
+    counts). name: of kind `role`, the span's name with `.first` or `.last` where one end of it is meant; of
+    kind `token`, the substring whose last token is meant."""
 
     kind: PositionKind
     count: int = 0
@@ -40,13 +45,15 @@ class Positions:
 
     @staticmethod
     def parse(word: str) -> Positions:
-        """Read `all`, `first:N`, `last:N`, `first:P%`, `last:P%`, `index:I`, `role:NAME`, `role:NAME.first`
-        or `role:NAME.last`.
+        """Read `all`, `first:N`, `last:N`, `first:P%`, `last:P%`, `index:I`, `role:NAME`, `role:NAME.first`,
+        `role:NAME.last`, `token:'TEXT'` or `post_instruction`.
 
         Raises PositionError for anything else, naming the forms that exist.
         """
         if word == "all":
             return Positions("all")
+        if word == POST_INSTRUCTION:
+            return Positions("post_instruction")
         head, _, tail = word.partition(":")
         if head in ("first", "last"):
             kind: PositionKind = "first" if head == "first" else "last"
@@ -58,6 +65,8 @@ class Positions:
             return Positions("index", count=int(tail))
         if head == "role" and _ROLE.fullmatch(tail):
             return Positions("role", name=tail)
+        if head == "token" and (quoted := _QUOTED.fullmatch(tail)):
+            return Positions("token", name=quoted[2])
         raise PositionError(f"'{word}' is not a set of positions; expected one of {', '.join(FORMS)}")
 
     @property
@@ -67,19 +76,35 @@ class Positions:
             return "all"
         if self.kind == "role":
             return f"role:{self.name}"
+        if self.kind == "token":
+            return f"token:'{self.name}'"
+        if self.kind == "post_instruction":
+            return POST_INSTRUCTION
         if self.percent is not None:
             return f"{self.kind}:{self.percent:g}%"
         return f"{self.kind}:{self.count}"
 
     @property
+    def span(self) -> str:
+        """Name of the marked part of the prompt that they rest on, as `resolve` looks it up: a role's name,
+        `token:TEXT` or `post_instruction`; empty where they are counted."""
+        if self.kind == "role":
+            return self.role
+        if self.kind == "token":
+            return f"token:{self.name}"
+        return POST_INSTRUCTION if self.kind == "post_instruction" else ""
+
+    @property
     def role(self) -> str:
-        """Name of the span, whichever part of it is meant; empty for every other kind."""
-        return self.name.partition(".")[0]
+        """Name of the role, whichever part of it is meant; empty for every other kind."""
+        return self.name.partition(".")[0] if self.kind == "role" else ""
 
     @property
     def end(self) -> str:
         """`first` or `last` where one token of a span is meant, else empty."""
-        return self.name.partition(".")[2]
+        if self.kind == "token":
+            return "last"
+        return self.name.partition(".")[2] if self.kind == "role" else ""
 
     def resolve(self, length: int, spans: Mapping[str, Span]) -> range:
         """Positions as a range within a prompt of `length` tokens.
@@ -95,7 +120,7 @@ class Positions:
             if not 0 <= index < length:
                 raise PositionError(f"index {self.count} is outside a prompt of {length} tokens")
             return range(index, index + 1)
-        if self.kind == "role":
+        if self.span:
             return self._within_span(length, spans)
         count = self.count
         if self.percent is not None:
@@ -105,10 +130,9 @@ class Positions:
         return range(count) if self.kind == "first" else range(length - count, length)
 
     def _within_span(self, length: int, spans: Mapping[str, Span]) -> range:
-        if self.role not in spans:
-            known = ", ".join(sorted(spans)) if spans else "none"
-            raise PositionError(f"the prompt has no role '{self.role}' (its roles: {known})")
-        start, end = spans[self.role]
+        if self.span not in spans:
+            raise PositionError(self._missing(spans))
+        start, end = spans[self.span]
         if self.end == "first":
             end = start + 1
         elif self.end == "last":
@@ -118,3 +142,11 @@ class Positions:
                 f"the positions {start} to {end - 1} of {self.word} reach outside {length} tokens"
             )
         return range(start, end)
+
+    def _missing(self, spans: Mapping[str, Span]) -> str:
+        if self.kind == "token":
+            return f"the prompt does not contain '{self.name}'"
+        if self.kind == "post_instruction":
+            return "the prompt marks no role 'instruction', and no chat template ends its instruction"
+        roles = sorted(name for name in spans if name != POST_INSTRUCTION and not name.startswith("token:"))
+        return f"the prompt has no role '{self.role}' (its roles: {', '.join(roles) if roles else 'none'})"

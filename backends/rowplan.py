@@ -12,9 +12,10 @@ from itertools import combinations
 
 import numpy as np
 
-from backends.contract import SELF, Row, Write, same_tensor
 from backends.noise import permutation, stream_of
 from backends.positions import PositionError
+from backends.rows import Row
+from backends.writes import SELF, Write, same_tensor
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,7 @@ def _refuse_collisions(plans: Sequence[WritePlan]) -> None:
     """Whether two spans share a token is known only here: marks that share no character may share one."""
     for first, second in combinations(plans, 2):
         one, other = first.write, second.write
-        if "role" not in (one.positions.kind, other.positions.kind) or one.order != other.order:
+        if not (one.positions.span or other.positions.span) or one.order != other.order:
             continue
         if not same_tensor(one, other):
             continue
@@ -163,7 +164,7 @@ def _window(row: Row, write: Write, order: np.ndarray) -> np.ndarray:
 
 def _same_length(write: Write, target: int, source: int) -> None:
     """A span stands for one thing, so that leaving out a part of it would compare two different things."""
-    if write.positions.kind == "role" and target != source:
+    if write.positions.span and target != source:
         raise PositionError(
             f"{write.positions.word} has {target} tokens in the prompt and {source} in the prompt that "
             f"'{write.name}' draws from; spans must be equally long ({write.positions.word}.last takes one "
@@ -197,7 +198,7 @@ def _plan_kv(row: Row, write: Write, source: tuple[int, ...] | None, slots: int)
     wanted[list(_slots_of(row, write, SELF, slots))] = True
     if write.keep_sink and slots:
         wanted[0] = False
-    if write.positions.kind == "role":  # a span meets the span of the same name, wherever that stands
+    if write.positions.span:  # a span meets the span of the same name, wherever that stands
         target = np.array(_slots_of(row, write, SELF, slots), dtype=np.int64)
         drawn = np.array(_slots_of(row, write, write.value.role, available), dtype=np.int64)
         _same_length(write, len(target), len(drawn))
@@ -218,7 +219,7 @@ def _plan_kv(row: Row, write: Write, source: tuple[int, ...] | None, slots: int)
 
 def _slots_of(row: Row, write: Write, role: str, slots: int) -> range:
     """Slots that a write's positions name in the cache of the row's own prompt (SELF) or of a source."""
-    if write.positions.kind != "role":
+    if not write.positions.span:
         return write.positions.resolve(slots, {})
     tokens = len(row.ids if role == SELF else row.sources[role])
     named = write.positions.resolve(tokens, row.spans_of(role))

@@ -9,7 +9,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from backends.contract import Backend, BackendError, Decoded, OutOfMemory, Probe, Receipt, ScoreRow
+from backends.contract import Backend, BackendError, OutOfMemory
+from backends.measures import Measured, Probe, ScoreRow
+from backends.rows import Decoded, Receipt
 from backends.tokenizer import Tokenizer
 from runner.keys import receipt_order
 from runner.plan import Trial
@@ -17,7 +19,7 @@ from runner.schedule import batches
 from runner.scores.behaviour import behaviour
 
 Result = dict[str, Any]
-PERPLEXITY = Probe("perplexity")
+PERPLEXITY = Probe("perplexity", "perplexity")
 
 
 class Watcher(Protocol):
@@ -82,10 +84,10 @@ class Executor:
         decoded = self.backend.decode([trial.row for trial in batch])
         middle = time.perf_counter()
         self.times["decode"] += middle - started
-        perplexities: list[float | None] = [None] * len(batch)
+        perplexities: list[Measured] = [None] * len(batch)
         if "perplexity" in self.readouts:
-            rows = [ScoreRow(t.row.ids, d.output_ids) for t, d in zip(batch, decoded, strict=True)]
-            perplexities = [found["perplexity"] for found in self.backend.score(rows, [PERPLEXITY])]
+            rows = [ScoreRow(t.row, d.output_ids) for t, d in zip(batch, decoded, strict=True)]
+            perplexities = [s.values["perplexity"] for s in self.backend.score(rows, [PERPLEXITY])]
         results = []
         for trial, outcome, value in zip(batch, decoded, perplexities, strict=True):
             text = self.tokenizer.decode(outcome.output_ids)
@@ -159,6 +161,6 @@ def as_stored(receipt: Receipt) -> dict[str, float | int | None]:
     }
 
 
-def finite(value: float | None) -> float | None:
+def finite(value: Measured) -> float | None:
     """None for what JSON cannot hold."""
-    return value if value is not None and math.isfinite(value) else None
+    return value if isinstance(value, float | int) and math.isfinite(value) else None

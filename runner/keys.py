@@ -7,8 +7,9 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
-from backends.contract import SEMANTICS_VERSION, Row, Write
 from backends.noise import stream_of
+from backends.rows import Row
+from backends.writes import SEMANTICS_VERSION, Write
 
 
 @dataclass(frozen=True)

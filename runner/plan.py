@@ -6,10 +6,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from backends.contract import SELF, Row
 from backends.positions import PositionError, Span
 from backends.rowplan import plan_row
+from backends.rows import Row
 from backends.tokenizer import Tokenizer
+from backends.writes import SELF
 from runner.config.errors import listed
 from runner.config.resolve import Condition, Design
 from runner.keys import Setting, result_key, sampling_stream, value_stream

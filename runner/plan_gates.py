@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from backends.contract import Write
 from backends.rowplan import RowPlan, plan_row
+from backends.writes import Write
 from runner.config.resolve import Condition, Design
 from runner.plan import Plan
 

@@ -19,8 +19,10 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
-from backends.contract import Device, ModelSource, Sampling, Value, Write
+from backends.contract import Device, ModelSource
 from backends.positions import Positions
+from backends.rows import Sampling
+from backends.writes import Value, Write
 
 VOCABULARY = 120
 SHAPE = {

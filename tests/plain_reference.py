@@ -11,7 +11,8 @@ from contextlib import contextmanager
 import torch
 from transformers import DynamicCache
 
-from backends.contract import Row, Write
+from backends.rows import Row
+from backends.writes import Write
 
 
 def module_of(model, site: str, layer: int):

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 
 import runner
-from backends.contract import Write
+from backends.writes import Write
 from runner import status
 from runner.config.compose import conf_dir
 from runner.config.resolve import Design

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from backends import noise
-from backends.contract import Row, Sampling
+from backends.rows import Row, Sampling
 from backends.torch import sampling
 
 

@@ -9,8 +9,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM
 
-from backends.contract import Heads, Row, Write
+from backends.rows import Row
 from backends.torch.backend import TorchBackend
+from backends.writes import Heads, Write
 from tests.models import CPU, FAMILIES, GREEDY, make_model, prompt, write
 from tests.plain_reference import generate as plain_generate
 

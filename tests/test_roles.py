@@ -18,10 +18,12 @@ from tokenizers import Tokenizer as Raw
 from tokenizers import decoders, models, pre_tokenizers, trainers
 from transformers import AutoTokenizer, ByT5Tokenizer, PreTrainedTokenizerFast
 
-from backends.contract import SELF, Align, BackendError, Row, Sampling, Value, Write
+from backends.contract import BackendError
 from backends.positions import FORMS, PositionError, Positions
 from backends.rowplan import plan_row
+from backends.rows import Row, Sampling
 from backends.tokenizer import Tokenizer
+from backends.writes import SELF, Align, Value, Write
 from organisms import weights_dir
 from runner import status
 from runner.keys import Setting

@@ -16,8 +16,9 @@ import pytest
 import yaml
 
 import runner
-from backends.contract import OutOfMemory, Row
+from backends.contract import OutOfMemory
 from backends.noise import stream_of
+from backends.rows import Row
 from backends.torch.backend import TorchBackend
 from runner import status
 from tests.conftest import SMALL, table
@@ -99,7 +100,7 @@ def test_an_outsider_can_replay_a_trial_from_its_row(cli, tmp_path):
     row = found[found["condition"] == "kv_only"].iloc[0]
     from transformers import AutoModelForCausalLM
 
-    from backends.contract import Sampling
+    from backends.rows import Sampling
     from organisms import weights_dir
     from tests.models import write
     from tests.plain_reference import generate

@@ -8,7 +8,9 @@ import random
 import numpy as np
 import pytest
 
-from backends.contract import BackendError, Probe, Row, ScoreRow, Start
+from backends.contract import BackendError, Start
+from backends.measures import Probe, ScoreRow
+from backends.rows import Row
 from backends.torch.backend import TorchBackend
 from tests.models import CPU, FAMILIES, GREEDY, SAMPLED, make_model, prompt, write
 
@@ -77,10 +79,10 @@ def test_the_last_token_from_a_layer_up(backend, layer):
 def test_scores_from_a_prefix(backend):
     rng = random.Random(3)
     common = prompt(rng, 10)
-    rows = [ScoreRow((*common, *prompt(rng, n)[1:]), prompt(rng, 6)[1:]) for n in (1, 4, 9)]
-    found = backend.score(rows, [Probe("perplexity")], Start(backend.prefix(common)))
-    for a, b in zip(found, backend.score(rows, [Probe("perplexity")]), strict=True):
-        assert a["perplexity"] == pytest.approx(b["perplexity"], rel=1e-4)
+    rows = [ScoreRow(Row((*common, *prompt(rng, n)[1:]), GREEDY), prompt(rng, 6)[1:]) for n in (1, 4, 9)]
+    found = backend.score(rows, [Probe("perplexity", "perplexity")], Start(backend.prefix(common)))
+    for a, b in zip(found, backend.score(rows, [Probe("perplexity", "perplexity")]), strict=True):
+        assert a.values["perplexity"] == pytest.approx(b.values["perplexity"], rel=1e-4)
 
 
 def test_reductions(backend):

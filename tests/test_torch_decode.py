@@ -12,13 +12,17 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from backends.contract import BackendError, Device, Probe, Row, Sampling, ScoreRow, Start, Write
+from backends.contract import BackendError, Device, Start
+from backends.measures import Probe, ScoreRow
+from backends.rows import Row, Sampling
 from backends.torch.backend import TorchBackend
 from backends.torch.loading import sliding_windows
 from backends.torch.sites import LAYOUTS, find
+from backends.writes import Write
 from tests.models import ALL_LAYERS, CPU, FAMILIES, GREEDY, SAMPLED, make_model, prompt, write
 from tests.plain_reference import generate as plain_generate
 
+PERPLEXITY = Probe("perplexity", "perplexity")
 NEAR_TIE = 1e-4  # top-two margin below which a difference in the last bits may change the token
 
 
@@ -364,7 +368,7 @@ def test_trap_08_writing_what_is_there_changes_nothing(backend, site):
 def test_trap_09_head_slices_follow_the_models_config(backend):
     rng = random.Random(17)
     ids, donor = prompt(rng, 12), prompt(rng, 12)
-    from backends.contract import Heads
+    from backends.writes import Heads
 
     everything = write("v", "v_proj", (1,))
     split = [dataclasses.replace(everything, name=f"v{h}", heads=Heads("kv", (h,))) for h in range(2)]
@@ -482,16 +486,18 @@ def test_perplexity_is_that_of_transformers(pair):
     backend, model = pair
     rng = random.Random(59)
     rows = [
-        ScoreRow(prompt(rng, rng.randrange(2, 12)), prompt(rng, rng.randrange(2, 12))[1:]) for _ in range(9)
+        ScoreRow(Row(prompt(rng, rng.randrange(2, 12)), GREEDY), prompt(rng, rng.randrange(2, 12))[1:])
+        for _ in range(9)
     ]
-    for row, found in zip(rows, backend.score(rows, [Probe("perplexity")]), strict=True):
-        ids = torch.tensor([[*row.ids, *row.continuation]])
+    for row, found in zip(rows, backend.score(rows, [PERPLEXITY]), strict=True):
+        ids = torch.tensor([[*row.row.ids, *row.continuation]])
         labels = ids.clone()
-        labels[:, : len(row.ids)] = -100
+        labels[:, : len(row.row.ids)] = -100
         with torch.no_grad():
             expected = float(model(ids, labels=labels).loss.exp())
-        assert found["perplexity"] == pytest.approx(expected, rel=1e-4)
-    assert backend.score([ScoreRow(prompt(rng, 5), ())], [Probe("perplexity")]) == [{"perplexity": None}]
+        assert found.values["perplexity"] == pytest.approx(expected, rel=1e-4)
+    (empty,) = backend.score([ScoreRow(Row(prompt(rng, 5), GREEDY))], [PERPLEXITY])
+    assert empty.values == {"perplexity": None}
 
 
 def test_lockstep_writes_the_donors_own_tokens(backend):

@@ -9,7 +9,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from backends.contract import Device, Row
+from backends.contract import Device
+from backends.rows import Row
 from backends.tokenizer import Tokenizer
 from backends.torch.backend import TorchBackend
 from runner import status

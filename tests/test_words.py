@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from backends.contract import HOLDS, Heads, Hold, Sampling, Value, Write
 from backends.positions import Positions
+from backends.rows import Sampling
+from backends.writes import HOLDS, Heads, Hold, Value, Write
 from runner.config.check import check
 from runner.config.compose import compose
 from runner.config.resolve import Condition, Design, resolve

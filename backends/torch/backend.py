@@ -10,23 +10,19 @@ import torch
 from backends.contract import (
     BackendError,
     Captured,
-    Decoded,
     Device,
     Footprint,
     ModelInfo,
     ModelSource,
     OutOfMemory,
     Prefix,
-    Probe,
     Reduce,
-    Row,
-    ScoreRow,
-    Site,
     Start,
-    Write,
 )
+from backends.measures import Measured, Probe, Scored, ScoreRow
 from backends.positions import PositionError
 from backends.rowplan import RowPlan, needs, plan_row
+from backends.rows import Decoded, Row
 from backends.torch.capture import capture_prompts, reduced
 from backends.torch.edits import RecordingKey
 from backends.torch.generate import Recorder, decoded, generate, receipts
@@ -37,6 +33,7 @@ from backends.torch.prefix import run_prefix
 from backends.torch.recompute import regenerate
 from backends.torch.score import perplexity
 from backends.torch.sources import Sources
+from backends.writes import Site, Write
 
 Recording = dict[RecordingKey, dict[Spot, torch.Tensor]]
 
@@ -111,16 +108,17 @@ class TorchBackend:
 
     def score(
         self, rows: Sequence[ScoreRow], probes: Sequence[Probe], start: Start | None = None
-    ) -> list[dict[str, float | None]]:
-        """Each probe's value for each row. Raises OutOfMemory."""
-        out: list[dict[str, float | None]] = [{} for _ in rows]
+    ) -> list[Scored]:
+        """Each probe's values for each row. Raises OutOfMemory."""
+        values: list[dict[str, Measured]] = [{} for _ in rows]
         for probe in probes:
             assert probe.kind == "perplexity"
             with memory_as_ours():
-                values = perplexity(self._loaded, rows, self._chunk_tokens(), start)
-            for found, value in zip(out, values, strict=True):
-                found[probe.kind] = value
-        return out
+                found = perplexity(self._loaded, rows, self._chunk_tokens(), start)
+            for row, value in zip(values, found, strict=True):
+                row[probe.name] = value
+        longest = max((len(row.row.ids) for row in rows), default=0)
+        return [Scored(each, {}, len(rows), longest) for each in values]
 
     def decode(self, rows: Sequence[Row], start: Start | None = None) -> list[Decoded]:
         """Generate for all rows, those with and without a cache apart.

@@ -8,12 +8,13 @@ from typing import Literal
 
 import torch
 
-from backends.contract import Sampling, Write
 from backends.rowplan import Pairs, RowPlan, WritePlan, noise_stream
+from backends.rows import Sampling
 from backends.torch.hooks import Spot, Tally, Touch
 from backends.torch.loading import Loaded
 from backends.torch.sampling import keys_at, split_stream
 from backends.torch.sources import Sources
+from backends.writes import Write
 
 Phase = Literal["prefill", "decode"]
 Tallies = dict[tuple[Phase, Write], Tally]

@@ -9,8 +9,9 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import torch
 
-from backends.contract import BackendError, Decoded, Receipt, Row, Start
+from backends.contract import BackendError, Start
 from backends.rowplan import RowPlan, decode_asked, keys_ahead, shadowed
+from backends.rows import Decoded, Receipt, Row
 from backends.torch.edits import (
     DecodeEdit,
     Prompted,

@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import nn
 
-from backends.contract import Op
 from backends.torch.sampling import normal, token_hash
 from backends.torch.sites import Layout, find
+from backends.writes import Op
 
 Spot = tuple[str, int]  # (site, layer)
 Tap = Callable[[torch.Tensor], None]

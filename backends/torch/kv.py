@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from backends.contract import BackendError, Write
+from backends.contract import BackendError
 from backends.rowplan import RowPlan, WritePlan, noise_stream
 from backends.torch.cache import SlotCache, SlotLayer, rotate
 from backends.torch.edits import Tallies
@@ -17,6 +17,7 @@ from backends.torch.hooks import Tally, matched_noise, operate, relative_change
 from backends.torch.loading import Loaded
 from backends.torch.sampling import keys_at, split_stream
 from backends.torch.sources import Sources
+from backends.writes import Write
 
 
 @dataclass(frozen=True)

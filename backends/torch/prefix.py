@@ -9,12 +9,13 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from backends.contract import BackendError, Start, Write
+from backends.contract import BackendError, Start
 from backends.torch.cache import SlotCache
 from backends.torch.forward import Geometry, call, new_cache, prefill
 from backends.torch.hooks import Board, Spot, keep_in
 from backends.torch.loading import Loaded
 from backends.torch.sites import find
+from backends.writes import Write
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from backends.contract import Row
 from backends.noise import GOLDEN, MASK, MULTIPLIERS, SHIFTS, UNIT
+from backends.rows import Row
 
 
 def mix(x: torch.Tensor) -> torch.Tensor:

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 import torch
 
-from backends.contract import ScoreRow, Start
+from backends.contract import Start
+from backends.measures import ScoreRow
 from backends.torch.forward import prefill
 from backends.torch.loading import Loaded
 from backends.torch.prefix import PrefixRun, check_start, expanded
@@ -26,7 +27,7 @@ def perplexity(
     so read it beside the score.
     """
     if start is not None:
-        check_start(start, [row.ids for row in rows], [], loaded.info.layers)
+        check_start(start, [row.row.ids for row in rows], [], loaded.info.layers)
     out: list[float | None] = [None] * len(rows)
     order = sorted((i for i, row in enumerate(rows) if row.continuation), key=lambda i: _length(rows[i]))
     limit = min(tokens, MOST_TOKENS)
@@ -47,10 +48,10 @@ def _batch(loaded: Loaded, rows: Sequence[ScoreRow], start: Start | None) -> lis
     cache, past = None, 0
     if start is not None:
         assert isinstance(start.prefix.handle, PrefixRun)
-        past = min(len(start.prefix.ids), *(len(row.ids) - 1 for row in rows))
+        past = min(len(start.prefix.ids), *(len(row.row.ids) - 1 for row in rows))
         more = max(_length(row) for row in rows) - past
         cache = expanded(loaded, start.prefix.handle, len(rows), past, more)
-    sequences = [(*row.ids[past:], *row.continuation) for row in rows]
+    sequences = [(*row.row.ids[past:], *row.continuation) for row in rows]
     logits = prefill(loaded, sequences, cache, longest + 1, past)[0][:, :-1].float()
     target = torch.zeros(len(rows), longest, dtype=torch.int64)
     weight = torch.zeros(len(rows), longest)
@@ -63,4 +64,4 @@ def _batch(loaded: Loaded, rows: Sequence[ScoreRow], start: Start | None) -> lis
 
 
 def _length(row: ScoreRow) -> int:
-    return len(row.ids) + len(row.continuation)
+    return len(row.row.ids) + len(row.continuation)

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 
-from backends.contract import SELF, Write, same_tensor
 from backends.positions import PositionError, Positions
+from backends.writes import SELF, Write, same_tensor
 from runner.config.errors import listed, suggestion
 from runner.config.layers import LayerError, resolve_layers
 from runner.config.resolve import (

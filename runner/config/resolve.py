@@ -8,8 +8,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from backends.contract import SELF, Heads, Sampling, Value, Write
 from backends.positions import Positions
+from backends.rows import Sampling
+from backends.writes import SELF, Heads, Value, Write
 from runner.config.errors import listed, suggestion
 from runner.config.layers import layer_notes, resolve_layers
 from runner.config.spec import (

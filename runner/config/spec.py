@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PositiveInt
 
-from backends.contract import Align, Hold, Op, Part, Phase, Rope, Site
+from backends.writes import Align, Hold, Op, Part, Phase, Rope, Site
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 Dtype = Literal["float32", "bfloat16", "float16"]

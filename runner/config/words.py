@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
-from backends.contract import SELF, Heads, Sampling, Write
 from backends.positions import Positions
+from backends.rows import Sampling
+from backends.writes import SELF, Heads, Write
 
 
 class Describable(Protocol):

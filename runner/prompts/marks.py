@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from backends.contract import SELF, Write
 from backends.positions import FORMS, Positions, Span
+from backends.writes import SELF, Write
 from runner.config.errors import listed, suggestion
 from runner.config.spec import PromptsSpec
 from runner.prompts.banks import Prompt

@@ -12,7 +12,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from backends.contract import SEMANTICS_VERSION, ModelInfo
+from backends.contract import ModelInfo
+from backends.writes import SEMANTICS_VERSION
 from runner.config.resolve import Condition, Design
 from runner.keys import receipt_order
 from runner.prompts.banks import Bank
