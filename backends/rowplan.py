@@ -13,9 +13,9 @@ from itertools import combinations
 import numpy as np
 
 from backends.noise import permutation, stream_of
-from backends.positions import PositionError
-from backends.rows import Row
-from backends.writes import SELF, Write, same_tensor
+from backends.positions import PositionError, Positions
+from backends.rows import Row, SourceRun, source_run
+from backends.writes import SELF, Features, PromptSet, Write, same_tensor
 
 
 @dataclass(frozen=True)
@@ -32,15 +32,21 @@ class Pairs:
 
 @dataclass(frozen=True)
 class WritePlan:
-    """One write of one row. prefill: pairs asked of the prompt (not kv_cache); window: source positions
-    that decode draws from; slots: pairs of cache slots (kv_cache)."""
+    """One write of one row. source: the run that it draws from. prefill: pairs asked of the prompt (not
+    kv_cache); window: source positions that decode draws from; slots: pairs of cache slots (kv_cache); keys:
+    prompt positions that cut edges lead to."""
 
     write: Write
-    source: tuple[int, ...] | None
+    source: SourceRun | None
     asked: int = 0
     prefill: Pairs | None = None
     window: np.ndarray | None = None
     slots: Pairs | None = None
+    keys: np.ndarray | None = None
+
+    def spot(self, layer: int) -> tuple[str, int]:
+        """(site, layer) that the source is read at for a write at this layer."""
+        return self.write.tensor, layer if self.write.value.layer is None else self.write.value.layer
 
 
 @dataclass(frozen=True)
@@ -77,7 +83,12 @@ def plan_row(row: Row) -> RowPlan:
     if row.recompute and any(p.slots is not None for p in plans):
         raise PositionError("kv_cache writes need a cache; recompute has none")
     _refuse_collisions(plans)
-    structural = next((p for p in plans if not p.write.has_old), None)
+    structural = next((p for p in plans if p.slots is not None and not p.write.has_old), None)
+    if structural is not None and any(p.keys is not None for p in plans):
+        raise PositionError(
+            f"attention_edge counts on the prompt's own slots, which align {structural.write.align} moves or "
+            "takes away"
+        )
     slots = len(prefill_ids)
     if structural is not None:
         assert structural.slots is not None
@@ -107,32 +118,38 @@ def _targets(plan: WritePlan) -> set[int]:
     return set() if pairs is None else set(pairs.target.tolist())
 
 
-def source_ids(row: Row, write: Write) -> tuple[int, ...] | None:
-    """Token ids of the prompt that a write draws from; None for values without a source."""
-    if write.value.kind in ("random", "none"):
+def drawn_from(row: Row, write: Write) -> SourceRun | None:
+    """The run that a write draws from; None for values without a source. Raises PositionError where the item
+    has no such donor."""
+    if not write.value.has_source:
         return None
     if write.value.role == SELF:
-        return row.ids
+        return source_run(row, row.ids, write.value)
     if write.value.role not in row.sources:
         raise PositionError(f"the item has no donor in the role '{write.value.role}'")
-    return row.sources[write.value.role]
+    return source_run(row, row.sources[write.value.role], write.value)
 
 
 def _plan_write(row: Row, write: Write, slots: int) -> WritePlan:
-    source = source_ids(row, write)
+    source = drawn_from(row, write)
     length = len(row.ids)
     if write.site == "kv_cache":
         return _plan_kv(row, write, source, slots)
-    if source is None:
-        order = None
-    else:
-        order = np.arange(len(source))
+    if write.site == "attention_edge":
+        return _plan_edges(row, write, slots)
+    order = None
+    if source is not None:
+        order = np.arange(len(source.ids))
         if write.value.kind == "shuffled_sequence":
-            order = permutation(shuffle_stream(row, write), len(source))
+            order = permutation(shuffle_stream(row, write), len(source.ids))
     prefill, window, asked = None, None, 0
     if write.during in ("prefill", "both"):
         target = np.array(write.positions.resolve(length, row.spans_of(SELF)), dtype=np.int64)
         asked = len(target)
+        if write.site == "logits" and target.tolist() != [length - 1]:
+            raise PositionError(
+                f"logits are written at the last prompt position alone, which {write.positions.word} is not"
+            )
         drawn = None if order is None else _window(row, write, order)
         if drawn is not None:
             _same_length(write, len(target), len(drawn))
@@ -144,6 +161,49 @@ def _plan_write(row: Row, write: Write, slots: int) -> WritePlan:
     if write.during in ("decode", "both") and order is not None:
         window = _window(row, write, order)
     return WritePlan(write, source, asked, prefill, window)
+
+
+def _plan_edges(row: Row, write: Write, slots: int) -> WritePlan:
+    """Cut edges: positions are the queries, keys what they no longer see. Both are of the row's prompt."""
+    assert write.keys is not None, "a write at attention_edge says which keys it cuts"
+    spans = row.spans_of(SELF)
+    keys = np.array(write.keys.resolve(len(row.ids), spans), dtype=np.int64)
+    if write.during == "decode":
+        return WritePlan(write, None, keys=keys)
+    queries = np.array(write.positions.resolve(len(row.ids), spans), dtype=np.int64)
+    pairs = Pairs(queries, None).where(_long_enough(row, write, queries, slots))
+    return WritePlan(write, None, len(queries), pairs, keys=keys)
+
+
+def refuse_blind_queries(plan: RowPlan, windows: Sequence[int | None], heads: int) -> None:
+    """Raises PositionError where the cut edges of a row leave a query of its prompt no key to attend to.
+
+    windows: per layer, how many latest tokens it sees, or None for all. heads: query heads of the model.
+    """
+    cuts = [item for item in plan.writes if item.keys is not None and item.prefill is not None]
+    if not cuts:
+        return
+    length = len(plan.row.ids)
+    position = np.arange(length)
+    for layer, window in enumerate(windows):
+        here = [item for item in cuts if layer in item.write.layers]
+        if not here:
+            continue
+        seen = position[:, None] >= position[None, :]
+        if window is not None:
+            seen &= position[:, None] - position[None, :] < window
+        limits = {None if item.write.heads is None else item.write.heads.indices for item in here}
+        for head in range(heads) if limits != {None} else range(1):
+            left = seen.copy()
+            for item in here:
+                assert item.keys is not None and item.prefill is not None
+                if item.write.heads is None or head in item.write.heads.indices:
+                    left[np.ix_(item.prefill.target, item.keys)] = False
+            blind = np.flatnonzero(~left.any(axis=1))
+            if len(blind):
+                raise PositionError(
+                    f"'{here[0].write.name}' leaves position {blind[0]} nothing to attend to at layer {layer}"
+                )
 
 
 def _long_enough(row: Row, write: Write, target: np.ndarray, prefilled: int) -> np.ndarray:
@@ -182,7 +242,12 @@ def noise_stream(row: Row, write: Write, layer: int, part: str = "") -> int:
     return stream_of(row.value_stream, row.draw % write.value.draws, write.site, layer, part)
 
 
-def _plan_kv(row: Row, write: Write, source: tuple[int, ...] | None, slots: int) -> WritePlan:
+def _plan_kv(row: Row, write: Write, source: SourceRun | None, slots: int) -> WritePlan:
+    taken = ("source", "shuffled_window", "shuffled_sequence", "random", "none")
+    if write.value.kind not in taken or write.op not in ("replace", "add", "scale", "zero"):
+        raise PositionError(f"kv_cache takes no {write.op} with a value of the kind {write.value.kind}")
+    if write.value.layer is not None:
+        raise PositionError("kv_cache takes each layer's keys and values from the same layer")
     if write.during != "prefill":
         raise PositionError("kv_cache is written between prefill and decode; `during` must be prefill")
     if source is None:
@@ -190,7 +255,7 @@ def _plan_kv(row: Row, write: Write, source: tuple[int, ...] | None, slots: int)
         if write.keep_sink:
             target = target[target > 0]
         return WritePlan(write, None, len(target), slots=Pairs(target, None))
-    available = len(source) if row.replay_last_token else len(source) - 1
+    available = len(source.ids) if row.replay_last_token else len(source.ids) - 1
     if write.align in ("whole", "concat"):
         every = np.arange(available)
         return WritePlan(write, source, available, slots=Pairs(every, every))
@@ -232,134 +297,14 @@ def _slots_of(row: Row, write: Write, role: str, slots: int) -> range:
     return named
 
 
-def keys_ahead(plan: RowPlan, item: WritePlan) -> int:
-    """Copied keys whose rotary position lies after that of the first query (only with `rope: keep`)."""
-    if (
-        item.slots is None
-        or item.slots.source is None
-        or item.write.rope != "keep"
-        or item.write.part == "values"
-    ):
-        return 0
-    return int((item.slots.source > plan.slots).sum())
+MeanKey = tuple[PromptSet, Positions, Features | None]  # whose activations, where in each, of features or not
+Spots = set[tuple[str, int]]
 
 
-@dataclass(frozen=True)
-class Shadow:
-    """Positions of a write that a later one wholly overwrites: prompt positions, and whether every decode
-    step."""
-
-    prefill: int = 0
-    decode: bool = False
-
-
-def shadowed(plan: RowPlan, layers: int) -> dict[str, Shadow]:
-    """What later writes leave nothing of, per write: later in rank on the same tensor, or in the cache."""
-    gone = {item.write.name: _overwritten(plan, item) for item in plan.writes}
-    for name, targets in _lost_in_cache(plan, layers).items():
-        gone[name] |= targets
-    decode = {item.write.name: _decode_overwritten(plan, item.write) for item in plan.writes}
-    return {name: Shadow(len(targets), decode[name]) for name, targets in gone.items()}
-
-
-def _later(plan: RowPlan, write: Write) -> list[WritePlan]:
-    """Writes at the same site that come after this one and leave nothing of what they cover."""
-    return [
-        item
-        for item in plan.writes
-        if item.write.site == write.site
-        and item.write.order > write.order
-        and item.write.op != "add"
-        and (item.write.heads is None or item.write.heads == write.heads)
-    ]
-
-
-def _overwritten(plan: RowPlan, item: WritePlan) -> set[int]:
-    if item.prefill is None:
-        return set()
-    left = set(item.prefill.target.tolist())
-    for layer in item.write.layers:
-        covered: set[int] = set()
-        for other in _later(plan, item.write):
-            if other.prefill is not None and layer in other.write.layers:
-                covered |= set(other.prefill.target.tolist())
-        left &= covered
-    return left
-
-
-def _decode_overwritten(plan: RowPlan, write: Write) -> bool:
-    if write.during == "prefill" or write.hold == "sliding":
-        return False
-    acting = [
-        item.write
-        for item in _later(plan, write)
-        if item.write.during != "prefill" and item.write.hold != "lockstep" and item.write.min_positions <= 1
-    ]
-    return all(any(layer in other.layers for other in acting) for layer in write.layers)
-
-
-def _lost_in_cache(plan: RowPlan, layers: int) -> dict[str, set[int]]:
-    """Per write, the prefill positions whose every trace in the cache a kv_cache write overwrites.
-
-    A write at layer l and position p < slots is read later only through keys and values at positions >= p:
-    at layer l itself (k_proj, v_proj, resid_pre) and at all layers above. kv_cache writes shadow earlier
-    ones slot by slot.
-    """
-    out: dict[str, set[int]] = {}
-    if plan.structural is not None:
-        if plan.structural.write.align == "whole":
-            for item in plan.writes:
-                if item.prefill is not None:
-                    out[item.write.name] = {
-                        t for t in item.prefill.target.tolist() if t < len(plan.prefill_ids)
-                    }
-        return out
-    ranked = sorted(plan.kv, key=lambda w: w.write.order)
-    kv = [w for w in ranked if w.write.op != "add" and w.write.heads is None]
-    if not kv:
-        return out
-    slots = plan.slots
-    covered = {part: np.zeros((layers, slots), dtype=bool) for part in ("keys", "values")}
-    for item in reversed(kv):
-        assert item.slots is not None
-        parts = ("keys", "values") if item.write.part == "both" else (item.write.part,)
-        mine = np.ix_(np.array(item.write.layers), item.slots.target)
-        hidden = np.all([covered[part][mine].all(axis=0) for part in parts], axis=0)
-        out[item.write.name] = set(item.slots.target[hidden].tolist())
-        for part in parts:
-            covered[part][mine] = True
-    both = covered["keys"] & covered["values"]
-    onward = np.logical_and.accumulate(both[:, ::-1], axis=1)[:, ::-1]  # every slot from p on
-    above = np.ones((layers + 1, slots), dtype=bool)  # ... in every layer from l on
-    above[:layers] = np.logical_and.accumulate(onward[::-1], axis=0)[::-1]
-    for item in plan.writes:
-        if item.prefill is None:
-            continue
-        target = item.prefill.target[item.prefill.target < slots]
-        gone = np.ones(len(target), dtype=bool)
-        for layer in item.write.layers:
-            gone &= above[layer + 1][target]
-            if item.write.site in ("k_proj", "v_proj"):
-                gone &= covered["keys" if item.write.site == "k_proj" else "values"][layer][target]
-            elif item.write.site == "resid_pre":
-                gone &= both[layer][target]
-        out[item.write.name] = set(target[gone].tolist())
-    return out
-
-
-def decode_asked(write: Write, forwards: int) -> int:
-    """Positions that a write was asked to act on over a row's decode forwards."""
-    if write.during == "prefill":
-        return 0
-    if write.hold == "sliding":
-        return forwards * max(1, write.positions.count)
-    return forwards
-
-
-def needs(rows: Sequence[RowPlan]) -> dict[tuple[int, ...], set[tuple[str, int]]]:
-    """Sources of a batch: token ids -> (site, layer) pairs to capture; ('kv_cache', 0) stands for the whole
+def needs(rows: Sequence[RowPlan]) -> dict[SourceRun, Spots]:
+    """Source runs of a batch -> (site, layer) pairs to capture; ('kv_cache', 0) stands for the whole
     cache."""
-    wanted: dict[tuple[int, ...], set[tuple[str, int]]] = {}
+    wanted: dict[SourceRun, Spots] = {}
     for plan in rows:
         for item in plan.writes:
             if item.source is None:
@@ -368,5 +313,19 @@ def needs(rows: Sequence[RowPlan]) -> dict[tuple[int, ...], set[tuple[str, int]]
             if item.slots is not None:
                 spots.add(("kv_cache", 0))
             elif item.prefill is not None or (item.window is not None and item.write.hold != "lockstep"):
-                spots.update((item.write.site, layer) for layer in item.write.layers)
+                spots.update(item.spot(layer) for layer in item.write.layers)
+    return wanted
+
+
+def mean_key(write: Write) -> MeanKey:
+    """What identifies the mean that a write takes, layer aside."""
+    assert write.value.prompts is not None
+    return write.value.prompts, write.positions, write.features
+
+
+def needed_means(rows: Sequence[RowPlan]) -> dict[MeanKey, Spots]:
+    """Means of a batch -> (site, layer) pairs at which they are taken."""
+    wanted: dict[MeanKey, Spots] = {}
+    for write in {item.write for plan in rows for item in plan.writes if item.write.value.kind == "mean"}:
+        wanted.setdefault(mean_key(write), set()).update((write.tensor, layer) for layer in write.layers)
     return wanted

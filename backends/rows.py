@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from backends.positions import Span
-from backends.writes import SELF, Write
+from backends.writes import SELF, Value, Write
 
 Finish = Literal["eos", "length"]
 _OF_SOURCE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*/")  # the front of a span's name where it is a source's
@@ -22,6 +22,9 @@ class Sampling:
     max_new_tokens: int
     top_k: int = 0
     top_p: float = 1.0
+
+
+GREEDY = Sampling(temperature=0.0, max_new_tokens=1)  # of runs whose tokens nobody reads
 
 
 @dataclass(frozen=True)
@@ -57,6 +60,50 @@ class Row:
 
 
 @dataclass(frozen=True)
+class SourceRun:
+    """A run that writes draw from: a prompt, clean or under the writes of a condition. Equal runs are
+    captured once. sources, spans: as in Row, sorted; value_stream, draw: 0 where nothing is drawn."""
+
+    ids: tuple[int, ...]
+    writes: tuple[Write, ...] = ()
+    sources: tuple[tuple[str, tuple[int, ...]], ...] = ()
+    spans: tuple[tuple[str, Span], ...] = ()
+    value_stream: int = 0
+    draw: int = 0
+
+    def row(self, sampling: Sampling = GREEDY, stream: int = 0) -> Row:
+        """The run as a row of its own."""
+        return Row(
+            self.ids,
+            sampling,
+            self.writes,
+            dict(self.sources),
+            dict(self.spans),
+            stream,
+            self.value_stream,
+            self.draw,
+        )
+
+
+def source_run(row: Row, ids: tuple[int, ...], value: Value) -> SourceRun:
+    """The run that a value of a row is read from; ids: the prompt in its role."""
+    if value.under is None:
+        return SourceRun(ids)
+    writes = value.under.writes
+    own = row.spans_of(value.role)
+    others = {name: span for name, span in row.spans.items() if _OF_SOURCE.match(name)}
+    drawn = any(write.drawn for write in writes)
+    return SourceRun(
+        ids,
+        writes,
+        tuple(sorted(row.sources.items())),
+        tuple(sorted((own | others).items())),
+        row.value_stream if drawn else 0,
+        row.draw if drawn else 0,
+    )
+
+
+@dataclass(frozen=True)
 class Receipt:
     """What one write really did in one row.
 
@@ -64,8 +111,9 @@ class Receipt:
     and 16 positions counts 16). relative_change: mean over layers and written positions of |new - old| /
     |old|; None where nothing was written or no old tensor exists. shadowed, decode_shadowed: positions whose
     result a later write wholly overwrites. keys_ahead: copied keys whose rotary position lies after that of
-    the first query. logit_change: for writes without an old tensor, |new - old| / |old| of the first new
-    token's logits against the same tokens, other writes included, without the kv write.
+    the first query. logit_change: for writes without an old tensor (align whole and concat, cut edges), |new
+    - old| / |old| of the first logits that they act on, against a twin on the same tokens that has the row's
+    other writes and none of these.
     """
 
     asked_prefill: int = 0

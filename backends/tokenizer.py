@@ -104,6 +104,28 @@ class Tokenizer:
                 return len(before) - (0 if kept[:1] == text[:1] else len(text) - len(text.lstrip()))
         raise PositionError("the chat template changes the text, so that its marked spans cannot be found")
 
+    def continued(self, text: str, more: str) -> tuple[int, ...]:
+        """Ids of `more` as what comes after the prompt `text`: after a space, or at once where what is fed
+        ends in white space (as many chat templates do) or `more` begins with it.
+
+        Raises PositionError where the two run together into one token, or `more` has words that the tokenizer
+        does not know.
+        """
+        unknown = self.unknown_words(more)
+        if unknown:
+            raise PositionError(f"words that the tokenizer does not know: {', '.join(unknown[:3])}")
+        fed = self._as_fed(text)
+        gap = "" if not fed or fed[-1].isspace() or more[:1].isspace() else " "
+        before = tuple(self.inner(fed, add_special_tokens=False)["input_ids"])
+        whole = tuple(self.inner(fed + gap + more, add_special_tokens=False)["input_ids"])
+        if whole[: len(before)] != before or len(whole) == len(before):
+            raise PositionError(f"the prompt's last token and the beginning of '{more}' run together")
+        return whole[len(before) :]
+
+    def tokens(self, ids: Sequence[int]) -> list[str]:
+        """The tokens as the tokenizer writes them."""
+        return [str(token) for token in self.inner.convert_ids_to_tokens(list(ids))]
+
     def unknown_words(self, text: str) -> list[str]:
         """Words of a text that the tokenizer maps to its unknown token; empty where it has none."""
         unknown = self.inner.unk_token_id

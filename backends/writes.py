@@ -188,6 +188,18 @@ class Write:
         )
 
     @property
+    def tensor(self) -> Site:
+        """The site whose tensor it changes: for features of an SAE, where that is hooked."""
+        return self.site if self.features is None else self.features.site
+
+    @property
+    def drawn(self) -> bool:
+        """Whether its value is random, so that it depends on the row's value stream and draw."""
+        kinds = ("random", "orthogonal", "shuffled_window", "shuffled_sequence")
+        under = () if self.value.under is None else self.value.under.writes
+        return self.value.kind in kinds or any(write.drawn for write in under)
+
+    @property
     def overwrites(self) -> bool:
         """Whether nothing of what was there is left at the positions and heads that it covers."""
         return self.op in ("replace", "zero")
@@ -206,9 +218,9 @@ class Write:
 def same_tensor(first: Write, second: Write) -> bool:
     """Whether two writes can meet on one tensor: the same site, with layers, heads and parts in common.
 
-    Cut edges add up, in whatever order, and so do writes to different features of one SAE.
+    Cut edges never do: they add up, in whatever order.
     """
-    if first.site != second.site or not set(first.layers) & set(second.layers):
+    if first.tensor != second.tensor or not set(first.layers) & set(second.layers):
         return False
     if first.site == "attention_edge":
         return False

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
+import numpy as np
 import torch
 
 from backends.contract import (
@@ -18,20 +19,24 @@ from backends.contract import (
     Prefix,
     Reduce,
     Start,
+    Weight,
 )
-from backends.measures import Measured, Probe, Scored, ScoreRow
+from backends.measures import Probe, Scored, ScoreRow
 from backends.positions import PositionError
-from backends.rowplan import RowPlan, needs, plan_row
+from backends.rowplan import RowPlan, plan_row, refuse_blind_queries
 from backends.rows import Decoded, Row
-from backends.torch.capture import capture_prompts, reduced
-from backends.torch.edits import RecordingKey
-from backends.torch.generate import Recorder, decoded, generate, receipts
+from backends.torch import weights
+from backends.torch.capture import capture_prompts, ensure_sources, reduced
+from backends.torch.edits import RecordingKey, check_vector
+from backends.torch.generate import generate
 from backends.torch.hooks import Board, Spot
 from backends.torch.kv import check_rope
 from backends.torch.loading import load
+from backends.torch.outcome import decoded, receipts
 from backends.torch.prefix import run_prefix
+from backends.torch.progress import Recorder
 from backends.torch.recompute import regenerate
-from backends.torch.score import perplexity
+from backends.torch.score.measure import Bench, score
 from backends.torch.sources import Sources
 from backends.writes import Site, Write
 
@@ -56,9 +61,9 @@ class TorchBackend:
     def __init__(self, source: ModelSource, device: Device) -> None:
         """Load the model. Raises BackendError in a sentence when that fails."""
         self._loaded = load(source, device)
-        self._board = Board(self._loaded.blocks, self._loaded.layout)
+        self._board = Board(self._loaded)
         self._budget = device.budget
-        self._sources = Sources(self._loaded, self._board, device.budget // 4)
+        self._sources = Sources(device.budget // 4)
 
     @property
     def info(self) -> ModelInfo:
@@ -78,8 +83,15 @@ class TorchBackend:
         )
 
     def check(self, writes: Sequence[Write]) -> None:
-        """Raises BackendError for keys that cannot be re-rotated in this model."""
-        check_rope(self._loaded, writes)
+        """Raises BackendError for a site that the architecture lacks, keys that cannot be re-rotated in this
+        model, and vectors of another width than their site."""
+        nested = [w for write in writes if write.value.under is not None for w in write.value.under.writes]
+        for write in (*writes, *nested):
+            missing = self._loaded.layout.lacks(write.tensor)
+            if missing is not None:
+                raise BackendError(f"'{write.name}': {missing}")
+            check_vector(self._loaded, write)
+        check_rope(self._loaded, (*writes, *nested))
 
     def prefix(self, ids: tuple[int, ...]) -> Prefix:
         """Run a common beginning of prompts once. Raises OutOfMemory."""
@@ -100,7 +112,11 @@ class TorchBackend:
         side. Raises PositionError for rows whose writes cannot be resolved, BackendError for rows that
         cannot begin at the start, OutOfMemory.
         """
-        plans = [plan_row(row) for row in rows]
+        for site, _ in sites:
+            missing = self._loaded.layout.lacks(site)
+            if missing is not None:
+                raise BackendError(f"capture: {missing}")
+        plans = [self._plan(row) for row in rows]
         with memory_as_ours():
             self._capture_sources(plans)
             captured = capture_prompts(self._loaded, self._board, self._sources, plans, sites, start)
@@ -109,16 +125,13 @@ class TorchBackend:
     def score(
         self, rows: Sequence[ScoreRow], probes: Sequence[Probe], start: Start | None = None
     ) -> list[Scored]:
-        """Each probe's values for each row. Raises OutOfMemory."""
-        values: list[dict[str, Measured]] = [{} for _ in rows]
-        for probe in probes:
-            assert probe.kind == "perplexity"
-            with memory_as_ours():
-                found = perplexity(self._loaded, rows, self._chunk_tokens(), start)
-            for row, value in zip(values, found, strict=True):
-                row[probe.name] = value
-        longest = max((len(row.row.ids) for row in rows), default=0)
-        return [Scored(each, {}, len(rows), longest) for each in values]
+        """Each probe's values for each row, as `backends.probes` defines them. Raises BackendError for probes
+        that cannot be measured here or rows that cannot begin at the start, OutOfMemory."""
+        bench = Bench(
+            self._loaded, self._board, self._sources, self._plan, self._prepare, self._chunk_tokens()
+        )
+        with memory_as_ours():
+            return score(bench, rows, probes, start)
 
     def decode(self, rows: Sequence[Row], start: Start | None = None) -> list[Decoded]:
         """Generate for all rows, those with and without a cache apart.
@@ -131,13 +144,38 @@ class TorchBackend:
         plans: dict[int, RowPlan] = {}
         for index, row in enumerate(rows):
             try:
-                plans[index] = plan_row(row)
+                plans[index] = self._plan(row)
             except PositionError as error:
                 out[index] = Decoded((), "length", {}, float("inf"), len(rows), len(row.ids), str(error))
         with memory_as_ours():
             for index, result in self._decode(plans, start):
                 out[index] = result
         return [result for result in out if result is not None]
+
+    def unembed(self, hidden: np.ndarray) -> np.ndarray:
+        """The logit lens: final norm, unembedding and soft-capping of residual states [n, width] -> logits
+        [n, vocabulary] in float32."""
+        logits = weights.unembed(self._loaded, torch.from_numpy(hidden))
+        return np.array(logits.float().cpu().numpy())
+
+    def weight(self, name: Weight, layer: int = 0) -> np.ndarray:
+        """A weight matrix in float32, as x @ W; see `backends.torch.weights.weight`."""
+        return weights.weight(self._loaded, name, layer)
+
+    @contextmanager
+    def orthogonalised(self, direction: np.ndarray) -> Iterator[None]:
+        """The model with `direction` [width] taken out of every matrix that writes to the residual stream.
+
+        Sources captured before are set aside until then: they are another model's. So is every Prefix.
+        Raises BackendError where that is not the same as project_out at every residual site.
+        """
+        kept = self._sources
+        with weights.orthogonalised(self._loaded, direction):
+            self._sources = Sources(self._budget // 4)
+            try:
+                yield
+            finally:
+                self._sources = kept
 
     def _decode(self, plans: Mapping[int, RowPlan], start: Start | None) -> Iterator[tuple[int, Decoded]]:
         self._capture_sources(list(plans.values()))
@@ -158,9 +196,19 @@ class TorchBackend:
     def _chunk_tokens(self) -> int:
         return max(1, self._budget // 4 // (self.footprint.bytes_per_token + 4 * self.info.width))
 
+    def _plan(self, row: Row) -> RowPlan:
+        """Raises PositionError where the row cannot be run as asked."""
+        plan = plan_row(row)
+        refuse_blind_queries(plan, self._loaded.windows, self.info.heads)
+        return plan
+
+    def _prepare(self, plans: Sequence[RowPlan]) -> Recording:
+        """Capture and generate what these rows draw from."""
+        self._capture_sources(plans)
+        return self._record(plans)
+
     def _capture_sources(self, plans: Sequence[RowPlan]) -> None:
-        with torch.inference_mode():
-            self._sources.ensure(needs(plans), self._chunk_tokens())
+        ensure_sources(self._loaded, self._board, self._sources, plans, self._chunk_tokens())
 
     def _record(self, plans: Sequence[RowPlan]) -> Recording:
         """For `hold: lockstep`: generate from each donor with the row's own stream and sampling, and keep the
@@ -170,11 +218,12 @@ class TorchBackend:
             for item in plan.writes:
                 if item.write.hold == "lockstep" and item.source is not None:
                     spots = wanted.setdefault((item.source, plan.row.stream, plan.row.sampling), set())
-                    spots.update((item.write.site, layer) for layer in item.write.layers)
+                    spots.update(item.spot(layer) for layer in item.write.layers)
         if not wanted:
             return {}
         recorder = Recorder(frozenset().union(*wanted.values()))
-        batch = [plan_row(Row(ids=ids, sampling=s, stream=stream)) for ids, stream, s in wanted]
+        batch = [plan_row(run.row(sampling, stream)) for run, stream, sampling in wanted]
+        self._capture_sources(batch)
         outcome = generate(self._loaded, self._board, self._sources, batch, {}, recorder)
         kept = outcome.progress.forwards.tolist()
         return {

@@ -72,6 +72,11 @@ class SlotCache(Cache):
         assert isinstance(found, SlotLayer)
         return found
 
+    def take_back(self, slots: int) -> None:
+        """Forget the newest slots."""
+        for index in range(len(self.layers)):
+            self.slot_layer(index).filled -= slots
+
     def keep_rows(self, rows: torch.Tensor) -> None:
         """Drop all rows but these (int64 indices)."""
         for index in range(len(self.layers)):
@@ -85,13 +90,15 @@ class SlotCache(Cache):
 def rotate(keys: torch.Tensor, offset: torch.Tensor, inverse_frequencies: torch.Tensor) -> torch.Tensor:
     """Rotary keys moved by `offset` positions: the key of position p becomes that of position p + offset.
 
-    keys: [rows, kv heads, slots, head width], rotated in halves, as in every architecture of the table of
-    sites; offset: [rows, slots]. Rotations compose, so moving an already rotated key by an offset equals
-    computing it there. Computed in float32.
+    keys: [rows, kv heads, slots, head width], whose first 2 * len(inverse_frequencies) columns are rotated in
+    halves, as in every architecture of the table of sites; the columns behind them stay as they are. offset:
+    [rows, slots]. Rotations compose, so moving an already rotated key by an offset equals computing it there.
+    Computed in float32.
     """
+    half = len(inverse_frequencies)
     angle = offset[..., None].float() * inverse_frequencies.float().to(keys.device)
     angle = torch.cat([angle, angle], dim=-1)[:, None]
-    half = keys.shape[-1] // 2
-    k = keys.float()
+    k = keys[..., : 2 * half].float()
     turned = torch.cat([-k[..., half:], k[..., :half]], dim=-1)
-    return (k * angle.cos() + turned * angle.sin()).to(keys.dtype)
+    moved = (k * angle.cos() + turned * angle.sin()).to(keys.dtype)
+    return torch.cat([moved, keys[..., 2 * half :]], dim=-1)

@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
+import numpy as np
 import torch
 
-from backends.rowplan import Pairs, RowPlan, WritePlan, noise_stream
-from backends.rows import Sampling
-from backends.torch.hooks import Spot, Tally, Touch
+from backends.contract import BackendError
+from backends.rowplan import Pairs, RowPlan, WritePlan, mean_key, noise_stream
+from backends.rows import Sampling, SourceRun
+from backends.torch.hooks import Spot
 from backends.torch.loading import Loaded
 from backends.torch.sampling import keys_at, split_stream
 from backends.torch.sources import Sources
+from backends.torch.touches import Effect, Tally, Touch
 from backends.writes import Write
 
 Phase = Literal["prefill", "decode"]
 Tallies = dict[tuple[Phase, Write], Tally]
-# What a donor's own generation recorded: (donor, stream, sampling) -> site and layer -> [tokens, width].
-RecordingKey = tuple[tuple[int, ...], int, Sampling]
+# What a donor's own generation recorded: (its run, stream, sampling) -> site and layer -> [tokens, width].
+RecordingKey = tuple[SourceRun, int, Sampling]
 Recorded = Mapping[RecordingKey, Mapping[Spot, torch.Tensor]]
+VECTORS = ("constant", "mean")  # kinds of values that are one vector for all positions
+DRAWS: Mapping[str, Literal["matched", "orthogonal"]] = {"random": "matched", "orthogonal": "orthogonal"}
 
 
 @dataclass(frozen=True)
@@ -37,15 +42,30 @@ class Prompted:
     pad: int
 
 
-def head_width(loaded: Loaded, write: Write) -> int:
+def effect_of(loaded: Loaded, sources: Sources, write: Write, layer: int) -> Effect:
+    """What a write does at a layer, on that layer's device."""
+    device = loaded.layer_places[layer][0]
+    return Effect(
+        op=write.op,
+        alpha=write.alpha,
+        unit=write.unit,
+        draws=DRAWS.get(write.value.kind),
+        head_width=_head_width(loaded, write),
+        columns=_columns(loaded, write, device),
+        sae=None if write.features is None else sources.features(write.features, layer, device),
+        round_trip=write.round_trip,
+    )
+
+
+def _head_width(loaded: Loaded, write: Write) -> int:
     """The width over which random values are matched: a head where the site has heads, else the whole
     width."""
     if write.site in ("q_proj", "k_proj", "v_proj", "head_z", "kv_cache"):
         return loaded.info.head_width
-    return loaded.info.width
+    return site_width(loaded, write.tensor)
 
 
-def columns(loaded: Loaded, write: Write, device: torch.device) -> torch.Tensor | None:
+def _columns(loaded: Loaded, write: Write, device: torch.device) -> torch.Tensor | None:
     """Boolean mask over a site's width of the heads that a write is limited to; None for all."""
     if write.heads is None:
         return None
@@ -53,6 +73,74 @@ def columns(loaded: Loaded, write: Write, device: torch.device) -> torch.Tensor 
     mask = torch.zeros(total, dtype=torch.bool, device=device)
     mask[list(write.heads.indices)] = True
     return mask.repeat_interleave(loaded.info.head_width)
+
+
+def site_width(loaded: Loaded, site: str) -> int:
+    """Columns of the tensor at a site."""
+    info = loaded.info
+    if site in ("q_proj", "head_z"):
+        return info.heads * info.head_width
+    if site in ("k_proj", "v_proj"):
+        return info.kv_heads * info.head_width
+    return info.vocabulary if site == "logits" else info.width
+
+
+def check_vector(loaded: Loaded, write: Write) -> None:
+    """Raises BackendError for a fixed vector that does not fit the site that it is written at."""
+    constant = write.value.constant
+    if constant is None or write.features is not None:
+        return
+    wide, shape = site_width(loaded, write.tensor), constant.array.shape
+    if shape not in ((wide,), (loaded.info.layers, wide)):
+        raise BackendError(
+            f"'{write.name}': {write.site} of model '{loaded.info.name}' takes a vector of [{wide}], or one "
+            f"for each layer, [{loaded.info.layers}, {wide}]; {constant.name or 'its file'} has {list(shape)}"
+        )
+
+
+def vector_of(sources: Sources, write: Write, layer: int, device: torch.device) -> torch.Tensor:
+    """The one vector [1, width] that a write of a constant, a mean or a number has for all positions.
+
+    Raises BackendError where it is not finite, or is zero where it serves as a direction.
+    """
+    value = write.value
+    if value.number is not None:
+        found = torch.tensor([value.number])
+    elif value.constant is not None:
+        found = torch.from_numpy(np.asarray(value.constant.at(layer), dtype=np.float32))
+    else:
+        found = sources.mean(mean_key(write), (write.tensor, layer))
+    if not bool(torch.isfinite(found).all()):
+        raise BackendError(f"'{write.name}': the vector at layer {layer} is not finite")
+    directed = write.op in ("add", "project_out") or value.kind == "orthogonal"
+    if directed and write.alpha != 0 and not bool(found.any()):
+        raise BackendError(f"'{write.name}': the vector at layer {layer} is zero, which is no direction")
+    return found.to(device)[None]
+
+
+@dataclass(frozen=True)
+class _Gather:
+    """Rows of distinct source runs, side by side, and which of them each pair takes."""
+
+    runs: tuple[SourceRun, ...]
+    index: torch.Tensor
+
+    @staticmethod
+    def of(entries: Sequence[Prompted]) -> _Gather:
+        runs = tuple(dict.fromkeys(e.item.source for e in entries if e.item.source is not None))
+        starts = np.cumsum([0, *(len(run.ids) for run in runs)])
+        first = {run: int(start) for run, start in zip(runs, starts, strict=False)}
+        chosen = [
+            e.pairs.source + first[e.item.source]
+            for e in entries
+            if e.item.source is not None and e.pairs.source is not None
+        ]
+        return _Gather(runs, torch.from_numpy(np.concatenate(chosen)))
+
+    def at(self, sources: Sources, spot: Spot, device: torch.device) -> torch.Tensor:
+        """[n, width] at a spot."""
+        found = torch.cat([sources.get(run).sites[spot] for run in self.runs])
+        return found[self.index.to(found.device)].to(device)
 
 
 def prompt_touches(
@@ -66,7 +154,7 @@ def prompt_touches(
     """Touches for one forward at given positions of its rows. `rows` is the height of new tallies."""
     grouped: dict[Write, list[Prompted]] = {}
     for entry in entries:
-        if len(entry.pairs.target):
+        if len(entry.pairs.target) and entry.item.keys is None:
             grouped.setdefault(entry.item.write, []).append(entry)
     touches: dict[Spot, list[Touch]] = {}
     for write in sorted(grouped, key=lambda w: w.order):
@@ -75,18 +163,23 @@ def prompt_touches(
         lengths = torch.tensor([len(e.pairs.target) for e in group])
         row_index = torch.tensor([e.row for e in group]).repeat_interleave(lengths)
         slot_index = torch.tensor([e.slot for e in group]).repeat_interleave(lengths)
-        places = torch.cat([torch.from_numpy(e.pairs.target) + e.pad for e in group])
+        positions = torch.from_numpy(np.concatenate([e.pairs.target for e in group]))
+        places = positions + torch.tensor([e.pad for e in group]).repeat_interleave(lengths)
+        gather = _Gather.of(group) if write.value.has_source else None
         for order, layer in enumerate(write.layers):
             device = loaded.layer_places[layer][0]
             value, noise = None, None
-            if write.value.kind == "random":
-                noise = _noise(group, write, layer, lengths, device)
-            elif write.op != "zero":
-                value = torch.cat([_rows_of(sources, e, (write.site, layer)) for e in group]).to(device)
-            touches.setdefault((write.site, layer), []).append(
+            if gather is not None:
+                value = gather.at(sources, group[0].item.spot(layer), device)
+                if write.features is not None:
+                    value = sources.features(write.features, layer, device).activations(value)
+            elif write.value.kind not in ("random", "none"):
+                value = vector_of(sources, write, layer, device)
+            if write.value.kind in DRAWS:
+                noise = _noise(group, write, layer, lengths, positions).to(device)
+            touches.setdefault((write.tensor, layer), []).append(
                 Touch(
-                    op=write.op,
-                    alpha=write.alpha,
+                    effect_of(loaded, sources, write, layer),
                     rows=row_index.to(device),
                     positions=places.to(device),
                     slots=slot_index.to(device),
@@ -94,28 +187,30 @@ def prompt_touches(
                     layer=order,
                     value=value,
                     noise=noise,
-                    head_width=head_width(loaded, write),
-                    columns=columns(loaded, write, device),
                 )
             )
     return touches
 
 
-def _rows_of(sources: Sources, entry: Prompted, spot: Spot) -> torch.Tensor:
-    assert entry.item.source is not None and entry.pairs.source is not None
-    captured = sources.get(entry.item.source).sites[spot]
-    return captured[torch.from_numpy(entry.pairs.source).to(captured.device)]
-
-
 def _noise(
-    group: Sequence[Prompted], write: Write, layer: int, lengths: torch.Tensor, device: torch.device
+    group: Sequence[Prompted], write: Write, layer: int, lengths: torch.Tensor, positions: torch.Tensor
 ) -> torch.Tensor:
     high, low = split_stream([noise_stream(e.plan.row, write, layer) for e in group], torch.device("cpu"))
-    positions = torch.cat([torch.from_numpy(e.pairs.target) for e in group])
-    return keys_at(high.repeat_interleave(lengths), low.repeat_interleave(lengths), positions).to(device)
+    return keys_at(high.repeat_interleave(lengths), low.repeat_interleave(lengths), positions)
 
 
-@dataclass
+def kept_places(kept: torch.Tensor, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Of batch rows, when only rows `kept` (sorted indices) remain: which stay (bool [n]), and where each
+    that stays is then."""
+    place = torch.full((int(kept.max()) + 1,), -1, dtype=torch.int64, device=kept.device)
+    place[kept] = torch.arange(len(kept), device=kept.device)
+    rows = rows.to(kept.device)
+    new = torch.where(rows < len(place), place[rows.clamp_max(len(place) - 1)], -1)
+    stay = new >= 0
+    return stay, new[stay]
+
+
+@dataclass(frozen=True)
 class DecodeEdit:
     """One write at one layer over all decode steps.
 
@@ -128,6 +223,7 @@ class DecodeEdit:
 
     write: Write
     order: int
+    effect: Effect
     rows: torch.Tensor
     slots: torch.Tensor
     first: torch.Tensor
@@ -140,41 +236,33 @@ class DecodeEdit:
     wait: torch.Tensor
     settled: int
     expires: int
-    head_width: int
-    columns: torch.Tensor | None
+
+    @property
+    def spot(self) -> Spot:
+        return self.write.tensor, self.write.layers[self.order]
 
     def keep(self, kept: torch.Tensor) -> DecodeEdit | None:
         """The edit for a batch of which only rows `kept` (sorted indices) remain; None where none of its
         rows does."""
-        place = torch.full((int(kept.max()) + 1,), -1, dtype=torch.int64, device=kept.device)
-        place[kept] = torch.arange(len(kept), device=kept.device)
-        rows = self.rows.to(kept.device)
-        inside = rows < len(place)
-        new = torch.where(inside, place[rows.clamp_max(len(place) - 1)], -1)
-        stay = (new >= 0).to(self.rows.device)
+        stay, rows = kept_places(kept, self.rows)
+        stay = stay.to(self.rows.device)
         if not bool(stay.any()):
             return None
 
         def cut(tensor: torch.Tensor | None) -> torch.Tensor | None:
             return None if tensor is None else tensor[stay]
 
-        return DecodeEdit(
-            self.write,
-            self.order,
-            new.to(self.rows.device)[stay],
-            self.slots[stay],
-            self.first[stay],
-            self.tally,
-            cut(self.table),
-            cut(self.counts),
-            cut(self.high),
-            cut(self.low),
-            self.length[stay],
-            self.wait[stay],
-            self.settled,
-            self.expires,
-            self.head_width,
-            self.columns,
+        return replace(
+            self,
+            rows=rows.to(self.rows.device),
+            slots=self.slots[stay],
+            first=self.first[stay],
+            table=cut(self.table),
+            counts=cut(self.counts),
+            high=cut(self.high),
+            low=cut(self.low),
+            length=self.length[stay],
+            wait=self.wait[stay],
         )
 
     def touch(self, step: int, weight: torch.Tensor, place: int = 0) -> Touch:
@@ -186,39 +274,34 @@ class DecodeEdit:
         value, noise = None, None
         if self.high is not None and self.low is not None:
             noise = keys_at(self.high, self.low, self.length + t)
-        elif self.table is not None and self.counts is not None:
+        if self.table is not None and self.counts is not None:
             at = t % self.counts if self.write.hold == "cycle" else torch.minimum(t, self.counts - 1)
-            at = at.clamp_min(0)
-            value = self.table[torch.arange(len(at), device=at.device), at]
-        acts = t >= self.wait  # until then rows are left alone
-        if self.write.hold == "lockstep" and self.counts is not None:
-            acts &= t < self.counts  # the donor has no t-th token of its own any more
-        rows, slots, acting = self.rows, self.slots, weight.to(self.rows.device)[self.rows]
-        if step < self.settled or step >= self.expires:
-            rows, slots, acting = rows[acts], slots[acts], acting[acts]
-            value = None if value is None else value[acts]
-            noise = None if noise is None else noise[acts]
-        return Touch(
-            op=self.write.op,
-            alpha=self.write.alpha,
-            rows=rows,
-            positions=torch.full_like(rows, place),
-            slots=slots,
+            value = self.table[torch.arange(len(at), device=at.device), at.clamp_min(0)]
+        touch = Touch(
+            self.effect,
+            rows=self.rows,
+            positions=torch.full_like(self.rows, place),
+            slots=self.slots,
             tally=self.tally,
             layer=self.order,
             value=value,
             noise=noise,
-            head_width=self.head_width,
-            columns=self.columns,
-            weight=acting,
+            weight=weight.to(self.rows.device)[self.rows],
         )
+        if step < self.settled or step >= self.expires:
+            acts = t >= self.wait  # until then rows are left alone
+            if self.write.hold == "lockstep" and self.counts is not None:
+                acts &= t < self.counts  # the donor has no t-th token of its own any more
+            return touch.where(acts)
+        return touch
 
 
-def decode_edits(
-    loaded: Loaded, sources: Sources, plans: Sequence[RowPlan], tallies: Tallies, recorded: Recorded
-) -> list[DecodeEdit]:
-    """Edits of all decode forwards of a batch. A cached decode outputs one position, so that a write with
-    `min_positions` above 1 never acts: it gets no edit, and its receipt says so."""
+Acting = Sequence[tuple[int, RowPlan, WritePlan]]  # batch row, its plan, the write in it
+
+
+def acting_in_decode(plans: Sequence[RowPlan]) -> dict[Write, list[tuple[int, RowPlan, WritePlan]]]:
+    """Decode writes, in their order, with the rows that they act on. A cached decode outputs one position, so
+    that a write with `min_positions` above 1 never acts there, and its receipt says so."""
     grouped: dict[Write, list[tuple[int, RowPlan, WritePlan]]] = {}
     for index, plan in enumerate(plans):
         for item in plan.writes:
@@ -226,71 +309,108 @@ def decode_edits(
             acts = write.during != "prefill" and write.hold != "sliding"
             if acts and (write.min_positions <= 1 or plan.row.recompute):
                 grouped.setdefault(write, []).append((index, plan, item))
+    return dict(sorted(grouped.items(), key=lambda entry: entry[0].order))
+
+
+def decode_edits(
+    loaded: Loaded, sources: Sources, plans: Sequence[RowPlan], tallies: Tallies, recorded: Recorded
+) -> list[DecodeEdit]:
+    """Edits of all decode forwards of a batch."""
     edits = []
-    for write in sorted(grouped, key=lambda w: w.order):
-        group = grouped[write]
+    for write, group in acting_in_decode(plans).items():
+        if write.site == "attention_edge":
+            continue
         tally = tallies.setdefault(("decode", write), Tally(len(write.layers), len(plans), loaded.device))
+        waits = waiting(group)
         for order, layer in enumerate(write.layers):
             device = loaded.layer_places[layer][0]
             acting = torch.tensor([i for i, _, _ in group], device=device)
             table, counts, high, low = None, None, None, None
-            waits = [
-                max(0, write.min_positions - len(p.row.ids) - 1) if p.row.recompute else 0
-                for _, p, _ in group
-            ]
-            if write.value.kind == "random":
+            if write.value.kind in DRAWS:
                 high, low = split_stream([noise_stream(p.row, write, layer) for _, p, _ in group], device)
-            elif write.op != "zero":
-                values = [
-                    _window_rows(sources, recorded, plan, item, (write.site, layer))
-                    for _, plan, item in group
-                ]
-                counts = torch.tensor([len(v) for v in values], device=device)
-                table = torch.nn.utils.rnn.pad_sequence(values, batch_first=True).to(device)
+            if write.value.has_source:
+                table, counts = _table(sources, recorded, group, layer, device)
                 if table.shape[1] == 0:
                     continue  # no donor has a token of its own: the write never acts, and its receipt says so
+            elif write.value.kind not in ("random", "none"):
+                table = vector_of(sources, write, layer, device).expand(len(group), 1, -1)
+                counts = torch.ones(len(group), dtype=torch.int64, device=device)
             edits.append(
                 DecodeEdit(
                     write,
                     order,
-                    acting,
-                    acting.clone(),
-                    torch.tensor([int(p.row.replay_last_token) for _, p, _ in group], device=device),
-                    tally,
-                    table,
-                    counts,
-                    high,
-                    low,
-                    torch.tensor([p.slots for _, p, _ in group], device=device),
-                    torch.tensor(waits, device=device),
-                    max(0, *waits),
-                    _expiry(write, counts, group),
-                    head_width(loaded, write),
-                    columns(loaded, write, device),
+                    effect_of(loaded, sources, write, layer),
+                    rows=acting,
+                    slots=acting.clone(),
+                    first=torch.tensor([int(p.row.replay_last_token) for _, p, _ in group], device=device),
+                    tally=tally,
+                    table=table,
+                    counts=counts,
+                    high=high,
+                    low=low,
+                    length=torch.tensor([p.slots for _, p, _ in group], device=device),
+                    wait=torch.tensor(waits, device=device),
+                    settled=max(0, *waits),
+                    expires=_expiry(write, counts, group),
                 )
             )
     return edits
 
 
-def _expiry(
-    write: Write, counts: torch.Tensor | None, group: Sequence[tuple[int, RowPlan, WritePlan]]
-) -> int:
+def waiting(group: Acting) -> list[int]:
+    """Per row, the decode index of the first forward whose output is long enough for `min_positions`."""
+    return [
+        max(0, item.write.min_positions - len(plan.row.ids) - 1) if plan.row.recompute else 0
+        for _, plan, item in group
+    ]
+
+
+def _expiry(write: Write, counts: torch.Tensor | None, group: Acting) -> int:
     if write.hold != "lockstep" or counts is None:
         return max(plan.row.sampling.max_new_tokens for _, plan, _ in group) + 1
     return int(counts.min()) - 1  # rows that replay are one step ahead
 
 
-def _window_rows(
-    sources: Sources, recorded: Recorded, plan: RowPlan, item: WritePlan, spot: Spot
-) -> torch.Tensor:
-    """The rows [n, width] that a decode write draws from, by its `hold`."""
-    assert item.source is not None and item.window is not None
-    if item.write.hold == "lockstep":
-        return recorded[(item.source, plan.row.stream, plan.row.sampling)][spot]
-    captured = sources.get(item.source).sites[spot]
-    window = captured[torch.from_numpy(item.window).to(captured.device)]
-    if item.write.hold == "last":
-        return window[-1:]
-    if item.write.hold == "mean":
-        return window.float().mean(dim=0, keepdim=True).to(window.dtype)
-    return window
+def _table(
+    sources: Sources, recorded: Recorded, group: Acting, layer: int, device: torch.device
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """What each row of a decode write draws from, by its `hold`: [rows, n, width] padded (of an SAE, feature
+    activations), and how many of the n each has [rows]."""
+    write = group[0][2].write
+    held: dict[object, torch.Tensor] = {}  # the rows of each distinct run
+    taken: list[tuple[object, np.ndarray]] = []
+    for _, plan, item in group:
+        assert item.source is not None and item.window is not None
+        if write.hold == "lockstep":
+            key: object = (item.source, plan.row.stream, plan.row.sampling)
+            held[key] = recorded[(item.source, plan.row.stream, plan.row.sampling)][item.spot(layer)]
+            taken.append((key, np.arange(len(held[key]))))
+        else:
+            held[item.source] = sources.get(item.source).sites[item.spot(layer)]
+            taken.append((item.source, item.window[-1:] if write.hold == "last" else item.window))
+    starts = np.cumsum([0, *(len(rows) for rows in held.values())])
+    first = dict(zip(held, starts.tolist(), strict=False))
+    counts = np.array([len(window) for _, window in taken])
+    index = np.zeros((len(taken), int(counts.max())), dtype=np.int64)
+    inside = np.arange(index.shape[1])[None] < counts[:, None]
+    index[inside] = np.concatenate([window + first[key] for key, window in taken])
+    flat = torch.cat(list(held.values())).to(device)
+    if write.features is not None:
+        flat = sources.features(write.features, layer, device).activations(flat)
+    table = flat[torch.from_numpy(index).to(device)]
+    count = torch.from_numpy(counts).to(device)
+    if write.hold != "mean":
+        return table, count
+    real = torch.from_numpy(inside).to(device)[..., None]
+    mean = torch.where(real, table.float(), 0).sum(dim=1, keepdim=True) / count[:, None, None]
+    return mean.to(table.dtype), torch.ones_like(count)
+
+
+def decode_touches(
+    edits: Sequence[DecodeEdit], step: int, weight: torch.Tensor, place: int = 0
+) -> dict[Spot, list[Touch]]:
+    """All edits as touches of one decode forward, by site and layer. place: where the new token is in it."""
+    touches: dict[Spot, list[Touch]] = {}
+    for edit in edits:
+        touches.setdefault(edit.spot, []).append(edit.touch(step, weight, place))
+    return touches

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 from backends.torch.cache import SlotCache
@@ -66,13 +67,11 @@ def new_cache(loaded: Loaded, rows: int, slots: int) -> SlotCache:
 
 def pad_left(loaded: Loaded, sequences: Sequence[Sequence[int]]) -> tuple[torch.Tensor, torch.Tensor]:
     """Token ids [rows, longest] and the padding [rows] in front of each."""
-    longest = max(len(s) for s in sequences)
-    ids = torch.zeros(len(sequences), longest, dtype=torch.int64)
-    for index, sequence in enumerate(sequences):
-        if sequence:
-            ids[index, longest - len(sequence) :] = torch.tensor(sequence)
-    pads = torch.tensor([longest - len(s) for s in sequences], dtype=torch.int64)
-    return ids.to(loaded.device), pads.to(loaded.device)
+    lengths = np.array([len(s) for s in sequences])
+    longest = int(lengths.max())
+    ids = np.zeros((len(sequences), longest), dtype=np.int64)
+    ids[np.arange(longest) >= longest - lengths[:, None]] = [token for s in sequences for token in s]
+    return torch.from_numpy(ids).to(loaded.device), torch.from_numpy(longest - lengths).to(loaded.device)
 
 
 def prompt_geometry(pads: torch.Tensor, length: int, past: int = 0) -> Geometry:

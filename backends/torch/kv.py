@@ -11,12 +11,13 @@ import torch
 
 from backends.contract import BackendError
 from backends.rowplan import RowPlan, WritePlan, noise_stream
+from backends.rows import SourceRun
 from backends.torch.cache import SlotCache, SlotLayer, rotate
 from backends.torch.edits import Tallies
-from backends.torch.hooks import Tally, matched_noise, operate, relative_change
-from backends.torch.loading import Loaded
+from backends.torch.loading import MOVING, Loaded
 from backends.torch.sampling import keys_at, split_stream
 from backends.torch.sources import Sources
+from backends.torch.touches import Tally, matched_noise, operate, relative_change
 from backends.writes import Write
 
 
@@ -42,14 +43,20 @@ class SlotMap:
 
 
 def check_rope(loaded: Loaded, writes: Sequence[Write]) -> None:
-    """Keys can be re-rotated only where rotary frequencies are fixed. Raises BackendError otherwise."""
+    """Keys can be moved only where positions are rotary, with frequencies that are fixed. Raises BackendError
+    otherwise."""
     moving = any(
         w.site == "kv_cache" and w.rope == "rerotate" and w.part != "values" and w.value.role for w in writes
     )
-    if moving and (loaded.inverse_frequencies is None or loaded.rotary_kind in ("dynamic", "longrope")):
+    if moving and loaded.inverse_frequencies is None:
+        raise BackendError(
+            f"model '{loaded.info.name}': its positions are learned, not rotary, so that a key cannot be moved "
+            "to another position; use rope: keep"
+        )
+    if moving and loaded.rotary_kind in MOVING:
         raise BackendError(
             f"model '{loaded.info.name}': its keys cannot be re-rotated (rotary embedding: "
-            f"{loaded.rotary_kind}); use rope: keep"
+            f"{loaded.rotary_kind}, whose frequencies depend on the length of the text); use rope: keep"
         )
 
 
@@ -60,19 +67,19 @@ def assemble(
     before: Prefilled,
     extra: int,
     tallies: Tallies,
-    with_writes: bool = True,
+    structural: bool = True,
 ) -> tuple[SlotCache, torch.Tensor]:
     """The batch's cache with room for `extra` further tokens, and the padding [rows] in front of each row.
 
-    Rows are left-padded, so that the last slot of all rows is the same. Without writes, structural ones
-    (whole, concat) included, it is the target's own cache.
+    Rows are left-padded, so that the last slot of all rows is the same. Without structural writes (align
+    whole, concat) their rows have the target's own cache.
     """
-    slots = [plan.slots if with_writes else len(plan.prefill_ids) for plan in plans]
+    slots = [plan.slots if structural else len(plan.prefill_ids) for plan in plans]
     total = max(slots)
     pads = torch.tensor([total - s for s in slots], dtype=torch.int64, device=loaded.device)
-    base = _base_map(plans, before, slots, total, with_writes)
-    groups = _groups(plans) if with_writes else {}
-    maps = {write: _write_map(sources, plans, write, rows, total, slots) for write, rows in groups.items()}
+    base = _base_map(plans, before, slots, total, structural)
+    groups = _groups(plans, structural)
+    maps = {write: _write_map(plans, write, rows, total, slots) for write, rows in groups.items()}
     for write in groups:
         tallies.setdefault(("prefill", write), Tally(len(write.layers), len(plans), loaded.device))
     layers = []
@@ -87,7 +94,7 @@ def assemble(
                 assert origin is not None
                 taken = _gather(origin, rows, base, device)
                 if part == "keys" and bool(base.shift.any()):
-                    taken = _turn(loaded, taken, base.shift)
+                    taken = _turn(loaded, layer, taken, base.shift)
                 pair[side][:, :, :total] = torch.where(base.chosen.to(device)[:, None, :, None], taken, 0)
         for write, rows_of_write in groups.items():
             if layer in write.layers:
@@ -108,22 +115,23 @@ def assemble(
     return SlotCache(layers), pads
 
 
-def _groups(plans: Sequence[RowPlan]) -> dict[Write, list[int]]:
+def _groups(plans: Sequence[RowPlan], structural: bool) -> dict[Write, list[int]]:
     groups: dict[Write, list[int]] = {}
     for index, plan in enumerate(plans):
         for item in plan.kv:
-            groups.setdefault(item.write, []).append(index)
+            if structural or item.write.has_old:
+                groups.setdefault(item.write, []).append(index)
     return dict(sorted(groups.items(), key=lambda entry: entry[0].order))
 
 
 def _base_map(
-    plans: Sequence[RowPlan], before: Prefilled, slots: Sequence[int], total: int, with_writes: bool
+    plans: Sequence[RowPlan], before: Prefilled, slots: Sequence[int], total: int, with_structural: bool
 ) -> SlotMap:
     index = np.zeros((len(plans), total), dtype=np.int64)
     chosen = np.zeros((len(plans), total), dtype=bool)
     shift = np.zeros((len(plans), total), dtype=np.int64)
     for row, plan in enumerate(plans):
-        structural = plan.structural if with_writes else None
+        structural = plan.structural if with_structural else None
         own = len(plan.prefill_ids)
         if structural is not None and structural.write.align == "whole":
             continue
@@ -137,32 +145,29 @@ def _base_map(
 
 
 def _write_map(
-    sources: Sources,
-    plans: Sequence[RowPlan],
-    write: Write,
-    rows: Sequence[int],
-    total: int,
-    slots: Sequence[int],
-) -> tuple[SlotMap, torch.Tensor, list[tuple[int, ...]]]:
-    """The slot map of one write, for its rows; which distinct source each row takes; and those sources."""
-    distinct: dict[tuple[int, ...], int] = {}
-    which = []
+    plans: Sequence[RowPlan], write: Write, rows: Sequence[int], total: int, slots: Sequence[int]
+) -> tuple[SlotMap, list[SourceRun]]:
+    """The slot map of one write, for its rows, into the tokens of its distinct sources side by side; and
+    those sources."""
+    first: dict[SourceRun, int] = {}
+    filled = 0
     index = np.zeros((len(rows), total), dtype=np.int64)
     chosen = np.zeros((len(rows), total), dtype=bool)
     shift = np.zeros((len(rows), total), dtype=np.int64)
-    longest = max((len(_item(plans[r], write).source or ()) for r in rows), default=0)
     for place, row in enumerate(rows):
         item = _item(plans[row], write)
         assert item.slots is not None
         target = item.slots.target + (total - slots[row])
         chosen[place, target] = True
         if item.source is not None and item.slots.source is not None:
-            which.append(distinct.setdefault(item.source, len(distinct)))
-            index[place, target] = item.slots.source + (longest - len(item.source))
+            if item.source not in first:
+                first[item.source] = filled
+                filled += len(item.source.ids)
+            index[place, target] = item.slots.source + first[item.source]
             if write.rope == "rerotate":
                 shift[place, target] = item.slots.target - item.slots.source
     found = SlotMap(torch.from_numpy(index), torch.from_numpy(chosen), torch.from_numpy(shift))
-    return found, torch.tensor(which, dtype=torch.int64), list(distinct)
+    return found, list(first)
 
 
 def _item(plan: RowPlan, write: Write) -> WritePlan:
@@ -175,10 +180,10 @@ def _gather(origin: torch.Tensor, rows: torch.Tensor, at: SlotMap, device: torch
     return origin[rows].gather(2, index)
 
 
-def _turn(loaded: Loaded, keys: torch.Tensor, shift: torch.Tensor) -> torch.Tensor:
+def _turn(loaded: Loaded, layer: int, keys: torch.Tensor, shift: torch.Tensor) -> torch.Tensor:
     assert loaded.inverse_frequencies is not None
     moved = shift.to(keys.device)
-    turned = rotate(keys, moved, loaded.inverse_frequencies)
+    turned = rotate(keys, moved, loaded.inverse_frequencies[layer])
     return torch.where(
         (moved != 0)[:, None, :, None], turned, keys
     )  # an unmoved key stays as it is, bit for bit
@@ -190,14 +195,14 @@ def _apply(
     plans: Sequence[RowPlan],
     write: Write,
     rows: Sequence[int],
-    mapped: tuple[SlotMap, torch.Tensor, list[tuple[int, ...]]],
+    mapped: tuple[SlotMap, list[SourceRun]],
     layer: int,
     pair: list[torch.Tensor],
     total: int,
     tallies: Tallies,
     pads: torch.Tensor,
 ) -> None:
-    at, which, distinct = mapped
+    at, distinct = mapped
     device = pair[0].device
     index = torch.tensor(rows, device=device)
     chosen = at.chosen.to(device)
@@ -214,11 +219,11 @@ def _apply(
         value = None
         if write.value.kind == "random":
             value = _random(plans, write, rows, layer, part, old, pads)
-        elif write.op != "zero":
-            stack = _stack(sources, distinct, layer, side).to(device)
-            value = _gather(stack, which.to(device), at, device)
+        elif write.value.has_source:
+            flat = _side_by_side(sources, distinct, layer, side).to(device)
+            value = flat[:, at.index.to(device)].transpose(0, 1)
             if part == "keys" and bool(at.shift.any()):
-                value = _turn(loaded, value, at.shift)
+                value = _turn(loaded, layer, value, at.shift)
         new = operate(write.op, old, value, write.alpha)
         new = torch.where(chosen[:, None, :, None] & heads[None, :, None, None], new, old)
         pair[side][index, :, :total] = new
@@ -228,17 +233,11 @@ def _apply(
     tallies[("prefill", write)].add(place, index[flat[:, 0]], torch.stack(changes).mean(0)[chosen], None)
 
 
-def _stack(sources: Sources, distinct: Sequence[tuple[int, ...]], layer: int, side: int) -> torch.Tensor:
-    """Distinct sources' keys (side 0) or values (1) of a layer, left-padded: [n, kv heads, longest,
-    width]."""
-    longest = max(len(ids) for ids in distinct)
-    out = []
-    for ids in distinct:
-        source = sources.get(ids)
-        kept = source.keys if side == 0 else source.values
-        assert kept is not None
-        out.append(torch.nn.functional.pad(kept[layer], (0, 0, longest - len(ids), 0)))
-    return torch.stack(out)
+def _side_by_side(sources: Sources, distinct: Sequence[SourceRun], layer: int, side: int) -> torch.Tensor:
+    """Distinct sources' keys (side 0) or values (1) of a layer: [kv heads, tokens of all, width]."""
+    found = [sources.get(run) for run in distinct]
+    kept = [source.keys if side == 0 else source.values for source in found]
+    return torch.cat([each[layer] for each in kept if each is not None], dim=1)
 
 
 def _random(

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +22,17 @@ from backends.torch.sites import Layout, check_layout, find, layout_of
 
 # transformers' names for the two kinds of attention layers.
 FULL, SLIDING = "full_attention", "sliding_attention"
+# Kinds of rotary embedding whose frequencies depend on how long the text is.
+MOVING = ("dynamic", "longrope")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 @dataclass(frozen=True)
 class Loaded:
     """A model ready to run. windows: per layer, its sliding attention window in tokens, or None where it sees
-    the whole context. inverse_frequencies: of the rotary embedding, [head width / 2], or None."""
+    the whole context. inverse_frequencies: per layer, those of the rotary embedding, [rotated columns of a
+    head / 2], or None where positions are not rotary. rotary_kind: transformers' word for how they are
+    made."""
 
     model: PreTrainedModel
     blocks: list[nn.Module]
@@ -37,7 +41,7 @@ class Loaded:
     device: torch.device
     layer_places: list[tuple[torch.device, torch.dtype]]
     windows: tuple[int | None, ...]
-    inverse_frequencies: torch.Tensor | None
+    inverse_frequencies: tuple[torch.Tensor, ...] | None
     rotary_kind: str
 
 
@@ -102,20 +106,26 @@ def _load(source: ModelSource, device: Device, fingerprint: str) -> Loaded:
         model.to(place)
     model.eval()
     model.requires_grad_(False)
+    layout = layout.configured(config)
     blocks = check_layout(model, config, layout, source)
     places = [(p.device, p.dtype) for p in (next(block.parameters()) for block in blocks)]
-    rotary = find(model, layout.rotary)
-    frequencies = getattr(rotary, "inv_freq", None)
+    windows = sliding_windows(config, source)
+    frequencies = rotary_frequencies(model, config, layout, source)
     return Loaded(
         model=model,
         blocks=blocks,
         layout=layout,
-        info=_describe(source, device, attention, model, fingerprint),
+        info=replace(
+            _describe(source, device, attention, model, fingerprint),
+            sites=layout.sites(),
+            windows=windows,
+            rotary=frequencies is not None,
+        ),
         device=model.device,
         layer_places=places,
-        windows=sliding_windows(config, source),
+        windows=windows,
         inverse_frequencies=frequencies,
-        rotary_kind=str(getattr(rotary, "rope_type", "none")),
+        rotary_kind=rotary_kind(model, layout),
     )
 
 
@@ -171,6 +181,43 @@ def sliding_windows(config: Any, source: ModelSource) -> tuple[int | None, ...]:
             f"layer_types of the kind {', '.join(unknown)}"
         )
     return tuple(known[kind] for kind in kinds)
+
+
+def rotary_frequencies(
+    model: nn.Module, config: Any, layout: Layout, source: ModelSource
+) -> tuple[torch.Tensor, ...] | None:
+    """Per layer, the inverse frequencies that its keys are rotated by, [rotated columns of a head / 2]; None
+    where positions are not rotary. A head's columns behind the rotated ones are not rotated.
+
+    config: transformers' configuration of the model, whose layer_types say which layer has which, where the
+    kinds of layers differ. Raises BackendError where they are not found.
+    """
+    if layout.rotary is None:
+        return None
+    rotary = find(model, layout.rotary)
+    if getattr(rotary, "inv_freq", None) is not None:
+        names = ["inv_freq"] * source.layers
+    else:
+        names = [f"{kind}_inv_freq" for kind in getattr(config, "layer_types", None) or ()]
+    found = [getattr(rotary, name, None) for name in names]
+    right = [t for t in found if isinstance(t, torch.Tensor) and 2 * len(t) <= source.head_width]
+    if not right or len(right) != source.layers:
+        looked_for = ", ".join(dict.fromkeys(names)) or "inv_freq"
+        raise BackendError(
+            f"model '{source.name}': looked for {looked_for} at '{layout.rotary}', for {source.layers} layers "
+            f"and at most {source.head_width} columns of a head, found them for {len(right)}"
+        )
+    return tuple(right)
+
+
+def rotary_kind(model: nn.Module, layout: Layout) -> str:
+    """transformers' word for how a model's rotary frequencies are made; of one whose layers differ, one that
+    is not fixed where there is such a layer."""
+    if layout.rotary is None:
+        return "none"
+    found = getattr(find(model, layout.rotary), "rope_type", "none")
+    kinds = [str(kind) for kind in found.values()] if isinstance(found, dict) else [str(found)]
+    return next((kind for kind in kinds if kind in MOVING), kinds[0])
 
 
 def _describe(

@@ -13,13 +13,25 @@ from collections.abc import Sequence
 import torch
 
 from backends.rowplan import Pairs, RowPlan
-from backends.torch.edits import Prompted, Recorded, Tallies, decode_edits, prompt_touches
+from backends.torch.begin import moved, uncounted
+from backends.torch.capture import armed_for
+from backends.torch.edges import Edges, changes, decode_cuts, decode_edges, prompt_cuts
+from backends.torch.edits import (
+    Prompted,
+    Recorded,
+    Tallies,
+    decode_edits,
+    decode_touches,
+    prompt_touches,
+)
 from backends.torch.forward import prefill
-from backends.torch.generate import Outcome, Progress, decode_touches
-from backends.torch.hooks import Board, Spot, Touch
+from backends.torch.hooks import Board, Spot
 from backends.torch.loading import Loaded
+from backends.torch.outcome import Outcome
+from backends.torch.progress import Progress
 from backends.torch.sampling import Sampler
 from backends.torch.sources import Sources
+from backends.torch.touches import Touch
 
 
 @torch.inference_mode()
@@ -30,35 +42,55 @@ def regenerate(
     rows = [plan.row for plan in plans]
     tallies: Tallies = {}
     edits = decode_edits(loaded, sources, plans, tallies, recorded)
-    spots = {(w.site, layer) for r in rows for w in r.writes for layer in w.layers}
+    cuts = decode_cuts(loaded, plans, tallies)
     progress = Progress.of(rows, loaded.info.eos_ids, loaded.device)
     sampler = Sampler.of(rows, loaded.info.vocabulary, loaded.device)
     sequences = [list(row.ids) for row in rows]
     longest = max(len(s) for s in sequences)
-    with board.armed(spots):
+    pads = torch.tensor([longest - len(s) for s in sequences], device=loaded.device)
+    change = torch.full((len(rows),), torch.nan, device=loaded.device)
+    with armed_for(board, plans):
         for step in range(int(progress.limit.max())):
             width = longest + step
             weight = progress.alive.float()
-            board.touches = _prompt(loaded, sources, plans, tallies, width, step)
+            board.touches, edges = _prompt(loaded, sources, plans, tallies, width, step)
             if step > 0:
                 progress.forwards += progress.alive
                 for spot, more in decode_touches(edits, step - 1, weight, place=width - 1).items():
                     board.touches.setdefault(spot, []).extend(more)
                 for spot, more in _sliding(loaded, sources, plans, tallies, width, step, weight).items():
                     board.touches.setdefault(spot, []).extend(more)
+                for layer, new in decode_edges(cuts, step - 1, weight, pads, width, width).items():
+                    edges.setdefault(layer, []).extend(new)
+            board.edges = changes(edges)
+            touches = board.touches
             logits = prefill(loaded, sequences, None)[0][:, -1]
+            if edges and step < 2:
+                board.touches, board.edges = uncounted(touches), {}
+                twin = moved(logits, prefill(loaded, sequences, None)[0][:, -1])
+                change = torch.where(_first_cut(plans, step, loaded.device), twin, change)
             tokens, margin, finite = sampler.draw(logits, step)
             progress.take(step, tokens, margin, finite)
             if not bool(progress.alive.any()):
                 break
             for sequence, token in zip(sequences, tokens.tolist(), strict=True):
                 sequence.append(token)
-    return Outcome(progress, tallies, None)
+    return Outcome(progress, tallies, change)
+
+
+def _first_cut(plans: Sequence[RowPlan], step: int, device: torch.device) -> torch.Tensor:
+    """Rows whose edges are cut for the first time at a step: 0 where any is cut in the prompt, else 1."""
+    found = []
+    for plan in plans:
+        cuts = [item for item in plan.writes if item.keys is not None]
+        first = 0 if any(item.prefill is not None for item in cuts) else 1
+        found.append(bool(cuts) and first == step)
+    return torch.tensor(found, device=device)
 
 
 def _prompt(
     loaded: Loaded, sources: Sources, plans: Sequence[RowPlan], tallies: Tallies, width: int, step: int
-) -> dict[Spot, list[Touch]]:
+) -> tuple[dict[Spot, list[Touch]], Edges]:
     """Prefill writes at their prompt positions. Later steps repeat them but are not counted again."""
     entries = []
     for index, plan in enumerate(plans):
@@ -66,7 +98,11 @@ def _prompt(
         for item in plan.writes:
             if item.prefill is not None and not (step and item.write.hold == "sliding"):
                 entries.append(Prompted(plan, item, item.prefill, index, index, pad))
-    return prompt_touches(loaded, sources, entries, tallies if step == 0 else {}, len(plans))
+    counted = tallies if step == 0 else {}
+    return (
+        prompt_touches(loaded, sources, entries, counted, len(plans)),
+        prompt_cuts(loaded, entries, counted, len(plans), width, width),
+    )
 
 
 def _sliding(

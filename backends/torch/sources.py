@@ -1,26 +1,27 @@
-"""Activations and caches of the prompts that writes draw from: captured once each, kept within a memory
-budget."""
+"""What writes draw from - activations and caches of captured runs, means over sets of prompts, SAEs - kept
+within a memory budget."""
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
 
-from backends.torch.forward import new_cache, prefill
-from backends.torch.hooks import Board, Spot, keep_in
-from backends.torch.loading import Loaded
+from backends.rowplan import MeanKey, Spots
+from backends.rows import SourceRun
+from backends.torch.features import FeatureSet
+from backends.torch.hooks import Spot
+from backends.writes import Features
 
-Ids = tuple[int, ...]
 WHOLE_CACHE: Spot = ("kv_cache", 0)
 
 
 @dataclass
 class Source:
-    """One prompt's clean run. sites: (site, layer) -> [tokens, width]; keys, values: per layer [kv heads,
-    tokens, width]."""
+    """What one run had. sites: (site, layer) -> [tokens, width]; keys, values: per layer [kv heads, tokens,
+    width]."""
 
     sites: dict[Spot, torch.Tensor] = field(default_factory=dict)
     keys: list[torch.Tensor] | None = None
@@ -36,66 +37,66 @@ class Source:
 
 
 class Sources:
-    """A bounded store of clean captures. What it hands out is never written to."""
+    """A bounded store of captures. What it hands out is never written to."""
 
-    def __init__(self, loaded: Loaded, board: Board, budget: int) -> None:
-        self._loaded = loaded
-        self._board = board
+    def __init__(self, budget: int) -> None:
+        """budget in bytes: what captures that no row of the present batch needs may take up."""
         self._budget = budget
-        self._store: OrderedDict[Ids, Source] = OrderedDict()
+        self._store: OrderedDict[SourceRun, Source] = OrderedDict()
+        self._means: dict[tuple[MeanKey, Spot], torch.Tensor] = {}
+        self._features: dict[tuple[Features, int, torch.device], FeatureSet] = {}
 
-    def ensure(self, wanted: Mapping[Ids, set[Spot]], chunk_tokens: int) -> None:
-        """Capture what is missing, in left-padded batches of at most `chunk_tokens` tokens (at least one
-        prompt)."""
-        missing = [ids for ids, spots in wanted.items() if not self._known(ids, spots)]
-        for chunk in chunks(sorted(missing, key=len), chunk_tokens):
-            spots = set().union(*(wanted[ids] for ids in chunk))
-            self._capture(chunk, spots)
+    def missing(self, wanted: Mapping[SourceRun, Spots]) -> list[SourceRun]:
+        """Runs of which something wanted has not been captured."""
+        for run in wanted:
+            if run in self._store:
+                self._store.move_to_end(run)
+        return [run for run, spots in wanted.items() if not self._has(run, spots)]
+
+    def _has(self, run: SourceRun, spots: Spots) -> bool:
+        return run in self._store and self._store[run].has(spots)
+
+    def of(self, run: SourceRun) -> Source:
+        """The run's captures, to be added to."""
+        return self._store.setdefault(run, Source())
+
+    def get(self, run: SourceRun) -> Source:
+        return self._store[run]
+
+    def missing_means(self, wanted: Mapping[MeanKey, Spots]) -> dict[MeanKey, Spots]:
+        """What has not been averaged yet."""
+        left = {key: {s for s in spots if (key, s) not in self._means} for key, spots in wanted.items()}
+        return {key: spots for key, spots in left.items() if spots}
+
+    def keep_mean(self, key: MeanKey, spot: Spot, mean: torch.Tensor) -> None:
+        self._means[key, spot] = mean
+
+    def mean(self, key: MeanKey, spot: Spot) -> torch.Tensor:
+        """The mean [width] over a set of prompts, in float32."""
+        return self._means[key, spot]
+
+    def features(self, features: Features, layer: int, device: torch.device) -> FeatureSet:
+        """The features of an SAE on the layer's device, its files read once."""
+        key = (features, layer, device)
+        if key not in self._features:
+            self._features[key] = FeatureSet.load(features, layer, device)
+        return self._features[key]
+
+    def evict(self, needed: Container[SourceRun]) -> None:
+        """Drop the captures that were used longest ago, until the rest fits the budget."""
         total = sum(source.bytes for source in self._store.values())
-        for ids in [i for i in self._store if i not in wanted]:
+        for run in [r for r in self._store if r not in needed]:
             if total <= self._budget:
                 break
-            total -= self._store.pop(ids).bytes
-
-    def get(self, ids: Ids) -> Source:
-        return self._store[ids]
-
-    def _known(self, ids: Ids, spots: set[Spot]) -> bool:
-        if ids not in self._store:
-            return False
-        self._store.move_to_end(ids)
-        return self._store[ids].has(spots)
-
-    def _capture(self, chunk: Sequence[Ids], spots: set[Spot]) -> None:
-        sites = spots - {WHOLE_CACHE}
-        tapped: dict[Spot, torch.Tensor] = {}
-        cache = None
-        if WHOLE_CACHE in spots:
-            cache = new_cache(self._loaded, len(chunk), max(len(ids) for ids in chunk))
-        with self._board.armed(sites):
-            for spot in sites:
-                self._board.taps[spot] = keep_in(tapped, spot)
-            _, pads = prefill(self._loaded, chunk, cache)
-        for index, (ids, pad) in enumerate(zip(chunk, pads.tolist(), strict=True)):
-            source = self._store.setdefault(ids, Source())
-            for spot, hidden in tapped.items():
-                source.sites[spot] = hidden[index, pad:].clone()
-            if cache is not None:
-                layers = [cache.slot_layer(layer) for layer in range(self._loaded.info.layers)]
-                source.keys = [
-                    layer.keys[index, :, pad:].clone() for layer in layers if layer.keys is not None
-                ]
-                source.values = [
-                    layer.values[index, :, pad:].clone() for layer in layers if layer.values is not None
-                ]
+            total -= self._store.pop(run).bytes
 
 
-def chunks(prompts: Sequence[Ids], tokens: int) -> list[list[Ids]]:
-    """Prompts, in order of length, in groups whose padded size stays within `tokens`."""
-    out: list[list[Ids]] = []
-    for ids in prompts:
-        if out and (len(out[-1]) + 1) * len(ids) <= tokens:
-            out[-1].append(ids)
+def chunks(prompts: Sequence[SourceRun], tokens: int) -> list[list[SourceRun]]:
+    """Runs, in order of length, in groups whose padded size stays within `tokens`."""
+    out: list[list[SourceRun]] = []
+    for run in prompts:
+        if out and (len(out[-1]) + 1) * len(run.ids) <= tokens:
+            out[-1].append(run)
         else:
-            out.append([ids])
+            out.append([run])
     return out

@@ -1,8 +1,10 @@
-"""Probes of fixed continuations."""
+"""Probes of fixed continuations: their perplexity under the unpatched model, their log-probability under the
+writes."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -11,6 +13,7 @@ from backends.measures import ScoreRow
 from backends.torch.forward import prefill
 from backends.torch.loading import Loaded
 from backends.torch.prefix import PrefixRun, check_start, expanded
+from backends.torch.score.reductions import finite, token_log_probabilities
 
 MOST_TOKENS = 16384  # beyond this a CPU batch only falls out of its caches
 
@@ -20,11 +23,10 @@ def perplexity(
     loaded: Loaded, rows: Sequence[ScoreRow], tokens: int, start: Start | None = None
 ) -> list[float | None]:
     """exp of the mean negative log-likelihood (nats per token) of each continuation under the unpatched
-    model.
+    model, as `backends.probes.likelihood.perplexity` defines it. None for an empty continuation.
 
     Teacher-forced, in left-padded batches of about `tokens` tokens sorted by length; the prefix of a start is
-    not computed again. None for an empty continuation. Invariant under batch composition; low for repetition,
-    so read it beside the score.
+    not computed again. Invariant under batch composition.
     """
     if start is not None:
         check_start(start, [row.row.ids for row in rows], [], loaded.info.layers)
@@ -65,3 +67,37 @@ def _batch(loaded: Loaded, rows: Sequence[ScoreRow], start: Start | None) -> lis
 
 def _length(row: ScoreRow) -> int:
     return len(row.row.ids) + len(row.continuation)
+
+
+@dataclass(frozen=True)
+class Forced:
+    """Says the tokens of fixed continuations, and keeps their log-probabilities.
+
+    tokens: [rows of the whole batch, longest]; logps: the same, filled in as the batch goes; rows: which of
+    them are still in it.
+    """
+
+    tokens: torch.Tensor
+    logps: torch.Tensor
+    rows: torch.Tensor
+
+    @staticmethod
+    def of(continuations: Sequence[Sequence[int]], device: torch.device) -> Forced:
+        """Every continuation has at least one token."""
+        longest = max(map(len, continuations))
+        filled = [[*each, *each[-1:] * (longest - len(each))] for each in map(list, continuations)]
+        tokens = torch.tensor(filled, dtype=torch.int64, device=device)
+        return Forced(
+            tokens, torch.zeros(tokens.shape, device=device), torch.arange(len(tokens), device=device)
+        )
+
+    def draw(self, logits: torch.Tensor, step: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """The tokens of this step [rows], no margin, and whether the logits were finite."""
+        here = self.tokens[self.rows, step]
+        read = logits.float()
+        self.logps[self.rows, step] = token_log_probabilities(read, here)
+        return here, torch.full_like(here, torch.inf, dtype=torch.float32), finite(read)
+
+    def select(self, rows: torch.Tensor) -> Forced:
+        """For these rows alone."""
+        return replace(self, rows=self.rows[rows])

@@ -1,0 +1,1 @@
+"""Measuring probes with torch: what `backends.probes` defines, reduced where the logits are."""

@@ -1,0 +1,163 @@
+"""One run of a batch's prompts up to the next token, with what its sites had on the way."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+
+from backends.contract import BackendError, Start
+from backends.rowplan import RowPlan
+from backends.rows import Receipt
+from backends.torch.begin import _prefill_key as prefill_key
+from backends.torch.begin import begin
+from backends.torch.capture import armed_for, run_prompts
+from backends.torch.edits import Recorded, Tallies
+from backends.torch.hooks import Board, Spot, Tap
+from backends.torch.loading import Loaded
+from backends.torch.outcome import Outcome, receipts
+from backends.torch.progress import Progress
+from backends.torch.sources import Sources
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What one run of a batch gave.
+
+    logits: of the next token, float32 [rows, vocabulary]. prompts: spot -> what the prompts' forward had
+    [distinct prompts, columns, width]; last: spot -> what the forward of the last token alone had [rows,
+    width]. row_of: which distinct prompt is each row's [rows]. shift: column of a prompt's position 0 in that
+    forward [rows]. own: positions of the prompt in it [rows]; the rest are in the last token's. end: the
+    position whose logits are the next token's [rows]. first: positions below were not computed. written: what
+    the writes did, by row.
+    """
+
+    logits: torch.Tensor
+    prompts: Mapping[Spot, torch.Tensor]
+    last: Mapping[Spot, torch.Tensor]
+    row_of: torch.Tensor
+    shift: torch.Tensor
+    own: torch.Tensor
+    end: torch.Tensor
+    first: int
+    written: Sequence[Mapping[str, Receipt]]
+
+    def of(self, rows: torch.Tensor) -> Reading:
+        """The reading of these rows alone (indices)."""
+        return replace(
+            self,
+            logits=self.logits[rows],
+            last={spot: found[rows.to(found.device)] for spot, found in self.last.items()},
+            row_of=self.row_of[rows],
+            shift=self.shift[rows],
+            own=self.own[rows],
+            end=self.end[rows],
+            written=[self.written[row] for row in rows.tolist()],
+        )
+
+    def at(self, spot: Spot, positions: torch.Tensor) -> torch.Tensor:
+        """What a spot had at each row's positions [rows, n] -> [rows, n, width], writes included."""
+        device = self.logits.device
+        found, last = self.prompts.get(spot), self.last.get(spot)
+        if found is None:
+            assert last is not None, f"{spot} was not tapped"
+            return last.to(device)[:, None].expand(-1, positions.shape[1], -1)
+        column = (positions + self.shift[:, None]).clamp(0, found.shape[1] - 1)
+        taken = found[self.row_of[:, None].to(found.device), column.to(found.device)].to(device)
+        if last is None:
+            return taken
+        alone = (positions >= self.own[:, None])[..., None]
+        return torch.where(alone, last.to(device)[:, None], taken)
+
+
+@torch.inference_mode()
+def read(
+    loaded: Loaded,
+    board: Board,
+    sources: Sources,
+    plans: Sequence[RowPlan],
+    recorded: Recorded,
+    spots: frozenset[Spot],
+    start: Start | None,
+) -> Reading:
+    """Run a batch to its next token. Its rows have a cache, or none of them has. Sources must have been
+    captured. Raises OutOfMemory, and BackendError for rows that cannot begin at the start."""
+    if plans[0].row.recompute:
+        return _anew(loaded, board, sources, plans, spots)
+    return _cached(loaded, board, sources, plans, recorded, spots, start)
+
+
+def _cached(
+    loaded: Loaded,
+    board: Board,
+    sources: Sources,
+    plans: Sequence[RowPlan],
+    recorded: Recorded,
+    spots: frozenset[Spot],
+    start: Start | None,
+) -> Reading:
+    device = loaded.device
+    own = [len(plan.prefill_ids) for plan in plans]
+    first = 0 if start is None else min(len(start.prefix.ids), *own)
+    prompted = max(own) > first  # else the shared prefix holds all but the last tokens
+    seen: dict[Spot, list[torch.Tensor]] = {spot: [] for spot in spots}
+    tallies: Tallies = {}
+    with armed_for(board, plans, spots):
+        for spot in spots:
+            # What runs after the last token are twins of it, for receipts.
+            board.taps[spot] = _first(seen[spot], 1 + prompted)
+        begun = begin(loaded, board, sources, plans, recorded, tallies, start)
+    missing = sorted(spot for spot, found in seen.items() if len(found) < 1 + prompted)
+    if missing:
+        site, layer = missing[0]
+        raise BackendError(f"score: {site} of layer {layer} lies below the layer started from")
+    progress = Progress.of([plan.row for plan in plans], (), device)
+    progress.forwards += torch.tensor([plan.row.replay_last_token for plan in plans], device=device)
+    order: dict[tuple[object, ...], int] = {}
+    row_of = [order.setdefault(prefill_key(plan), len(order)) for plan in plans]
+    lengths = torch.tensor(own, device=device)
+    return Reading(
+        logits=begun.logits.float(),
+        prompts={spot: found[0] for spot, found in seen.items() if prompted},
+        last={spot: found[-1][:, -1] for spot, found in seen.items()},
+        row_of=torch.tensor(row_of, device=device),
+        shift=max(own) - lengths - first,
+        own=lengths,
+        end=lengths,
+        first=first,
+        written=receipts(loaded, plans, Outcome(progress, tallies, begun.logit_change)),
+    )
+
+
+def _first(kept: list[torch.Tensor], most: int) -> Tap:
+    """A tap that keeps what it sees in its first `most` forwards."""
+
+    def tap(hidden: torch.Tensor) -> None:
+        if len(kept) < most:
+            kept.append(hidden)
+
+    return tap
+
+
+def _anew(
+    loaded: Loaded, board: Board, sources: Sources, plans: Sequence[RowPlan], spots: frozenset[Spot]
+) -> Reading:
+    """Without a cache the whole prompt is one forward."""
+    tallies: Tallies = {}
+    run = run_prompts(loaded, board, sources, plans, sorted(spots), None, tallies)
+    rows = [plan.row for plan in plans]
+    change = torch.full((len(plans),), torch.nan, device=loaded.device)
+    lengths = torch.tensor([len(row.ids) for row in rows], device=loaded.device)
+    progress = Progress.of(rows, (), loaded.device)
+    return Reading(
+        logits=run.logits[:, -1].float(),
+        prompts=run.seen,
+        last={},
+        row_of=torch.arange(len(plans), device=loaded.device),
+        shift=torch.tensor(run.pads, device=loaded.device),
+        own=lengths,
+        end=lengths - 1,
+        first=0,
+        written=receipts(loaded, plans, Outcome(progress, tallies, change)),
+    )

@@ -1,0 +1,360 @@
+"""Operations, values, units and edges of the vocabulary: each against what plain hooks on the same model
+compute, and against what its definition says."""
+
+from __future__ import annotations
+
+import random
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from backends.contract import BackendError
+from backends.positions import Positions
+from backends.rows import Row, Sampling
+from backends.torch.backend import TorchBackend
+from backends.writes import Constant, Heads, PromptSet, Under, Value, Write
+from tests.models import ALL_LAYERS, CPU, GREEDY, make_model, prompt
+from tests.plain_reference import capture as plain_capture
+from tests.plain_reference import hooked
+
+ONE = Sampling(0.0, 1)
+LAST = Positions.parse("index:-1")
+ALL = Positions.parse("all")
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory):
+    torch.set_num_threads(1)
+    folder = tmp_path_factory.mktemp("llama")
+    source = make_model(folder)
+    model = AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager").eval()
+    return TorchBackend(source, CPU), model
+
+
+def constant(array: np.ndarray) -> Value:
+    return Value("constant", constant=Constant(str(hash(array.tobytes())), array.astype(np.float32)))
+
+
+def one(site: str, op: str, value: Value, layers=(1,), positions=ALL, during="prefill", **more) -> Write:
+    return Write("w", site, layers, op, value, positions, during, **more)
+
+
+def after(backend, row: Row, site: str, layer: int) -> np.ndarray:
+    """Activations of a row's prompt under its writes."""
+    return backend.capture([row], [(site, layer)])[0].activations[(site, layer)]
+
+
+def logits_after(backend, row: Row) -> np.ndarray:
+    return after(backend, row, "logits", backend.info.layers - 1)
+
+
+def plain_logits(model, ids, edits=()) -> np.ndarray:
+    with hooked(model, edits), torch.no_grad():
+        return model(torch.tensor([ids]), use_cache=False).logits[0].numpy()
+
+
+def rows_like(writes, count=5, seed=0, **more) -> list[Row]:
+    rng = random.Random(seed)
+    return [
+        Row(
+            prompt(rng, rng.randrange(5, 14)),
+            GREEDY,
+            writes,
+            {"donor": prompt(rng, 9)},
+            value_stream=n,
+            **more,
+        )
+        for n in range(count)
+    ]
+
+
+VECTOR = np.linspace(-1, 2, 32)
+
+
+@pytest.mark.parametrize(
+    ("op", "unit", "alpha", "expected"),
+    [
+        ("add", "direction_norm", 1.5, lambda x, v: x + 1.5 * v),
+        ("add", "raw", 1.5, lambda x, v: x + 1.5 * v / v.norm()),
+        ("add", "resid_norm", 0.5, lambda x, v: x + 0.5 * x.norm(dim=-1, keepdim=True) * v / v.norm()),
+        ("project_out", "direction_norm", 1.0, lambda x, v: x - (x @ v)[:, None] * v / (v @ v)),
+        ("project_out", "direction_norm", 0.5, lambda x, v: x - 0.5 * (x @ v)[:, None] * v / (v @ v)),
+        ("scale", "direction_norm", 0.25, lambda x, v: 0.25 * x),
+        ("replace", "direction_norm", 1.0, lambda x, v: v.expand_as(x)),
+    ],
+)
+def test_operations_and_units(pair, op, unit, alpha, expected):
+    backend, model = pair
+    value = Value("none") if op == "scale" else constant(VECTOR)
+    write = one("resid_post", op, value, alpha=alpha, unit=unit)
+    for row in rows_like((write,)):
+        clean = plain_capture(model, row.ids, "resid_post", 1)
+        vector = torch.tensor(VECTOR, dtype=torch.float32)
+        wanted = expected(clean, vector)
+        np.testing.assert_allclose(after(backend, row, "resid_post", 1), wanted.numpy(), atol=2e-5)
+        edit = ("resid_post", 1, lambda x, vector=vector: expected(x, vector))
+        np.testing.assert_allclose(
+            logits_after(backend, row), plain_logits(model, row.ids, [edit]), atol=1e-4
+        )
+
+
+def test_project_out_within_heads_touches_their_columns_alone(pair):
+    backend, _ = pair
+    write = one("head_z", "project_out", constant(VECTOR), heads=Heads("query", (1, 3)))
+    (row,) = rows_like((write,), 1)
+    clean = after(backend, Row(row.ids, GREEDY), "head_z", 1).reshape(-1, 4, 8)
+    written = after(backend, row, "head_z", 1).reshape(-1, 4, 8)
+    assert np.array_equal(clean[:, [0, 2]], written[:, [0, 2]])
+    limited = VECTOR.reshape(4, 8)[[1, 3]].ravel()
+    left = written[:, [1, 3]].reshape(len(row.ids), -1) @ limited
+    assert np.abs(left).max() < 1e-5 * np.abs(clean).max() * np.linalg.norm(limited)
+    assert np.abs(clean[:, [1, 3]].reshape(len(row.ids), -1) @ limited).max() > 1e-2
+
+
+def test_a_constant_of_each_layer(pair):
+    backend, _ = pair
+    array = np.arange(4 * 32).reshape(4, 32) / 10
+    write = one("resid_post", "replace", constant(array), layers=(0, 2), positions=LAST)
+    (row,) = rows_like((write,), 1)
+    for layer in (0, 2):
+        assert np.allclose(after(backend, row, "resid_post", layer)[-1], array[layer])
+
+
+def test_orthogonal_values_are_orthogonal_of_the_same_norm_and_drawn(pair):
+    backend, _ = pair
+    write = one("resid_post", "replace", Value("orthogonal", "donor", draws=2), positions=LAST)
+    (row,) = rows_like((write,), 1)
+    donor = after(backend, Row(row.sources["donor"], GREEDY), "resid_post", 1)[-1]
+    found = after(backend, row, "resid_post", 1)[-1]
+    assert abs(found @ donor) < 1e-5 * (donor @ donor)
+    assert np.linalg.norm(found) == pytest.approx(np.linalg.norm(donor), rel=1e-5)
+    again = Row(row.ids, GREEDY, row.writes, row.sources, value_stream=row.value_stream, draw=1)
+    other = after(backend, again, "resid_post", 1)[-1]
+    assert np.abs(other - found).max() > 1e-2
+    assert abs(other @ donor) < 1e-5 * (donor @ donor)
+
+
+def test_means_are_over_prompts_and_their_positions(pair):
+    backend, model = pair
+    rng = random.Random(3)
+    prompts = tuple(prompt(rng, n) for n in (4, 9, 6))
+    window = Positions.parse("last:3")
+    for during in ("prefill", "decode"):
+        value = Value("mean", prompts=PromptSet(prompts))
+        write = one("resid_post", "replace", value, layers=(0, 2), positions=window, during=during)
+        (row,) = rows_like((write,), 1)
+        if during == "decode":
+            assert backend.decode([row])[0].receipts["w"].positions_decode > 0
+            continue
+        for layer in (0, 2):
+            means = [plain_capture(model, ids, "resid_post", layer)[-3:].mean(0) for ids in prompts]
+            wanted = torch.stack(means).mean(0).numpy()
+            found = after(backend, row, "resid_post", layer)[-3:]
+            np.testing.assert_allclose(found, np.broadcast_to(wanted, (3, 32)), atol=1e-5)
+
+
+def test_back_patching_writes_the_state_of_another_layer(pair):
+    backend, model = pair
+    write = one("resid_post", "replace", Value("source", "self", layer=3), layers=(1,), positions=LAST)
+    for row in rows_like((write,), 3):
+        later = plain_capture(model, row.ids, "resid_post", 3)[-1]
+
+        def edit(hidden, later=later):
+            hidden[-1] = later
+            return hidden
+
+        wanted = plain_logits(model, row.ids, [("resid_post", 1, edit)])
+        np.testing.assert_allclose(logits_after(backend, row), wanted, atol=1e-4)
+    same = one("resid_post", "replace", Value("source", "self", layer=1), layers=(1,))
+    (row,) = rows_like((same,), 1)
+    assert np.array_equal(logits_after(backend, row), logits_after(backend, Row(row.ids, GREEDY)))
+
+
+def test_under_captures_the_source_with_a_conditions_writes(pair):
+    backend, model = pair
+    inner = one("mlp_out", "zero", Value("none"), layers=(0,))
+    write = one("resid_post", "replace", Value("source", "donor", under=Under((inner,))), (2,), LAST)
+    clean = one("resid_post", "replace", Value("source", "donor"), (2,), LAST)
+    for row in rows_like((write,), 3):
+        with hooked(model, [("mlp_out", 0, torch.zeros_like)]):
+            donor = plain_capture_here(model, row.sources["donor"])
+        found = after(backend, row, "resid_post", 2)[-1]
+        np.testing.assert_allclose(found, donor, atol=1e-4)
+        other = after(backend, Row(row.ids, GREEDY, (clean,), row.sources), "resid_post", 2)[-1]
+        assert np.abs(found - other).max() > 1e-2
+
+
+def plain_capture_here(model, ids):
+    seen = []
+    handle = model.model.layers[2].register_forward_hook(
+        lambda module, args, output: seen.append((output[0] if isinstance(output, tuple) else output)[0, -1])
+    )
+    with torch.no_grad():
+        model(torch.tensor([ids]), use_cache=False)
+    handle.remove()
+    return seen[0].numpy()
+
+
+def test_the_cache_of_a_donor_under_a_condition(pair):
+    backend, _ = pair
+    inner = one("v_proj", "zero", Value("none"), layers=ALL_LAYERS)
+    write = Write(
+        "kv",
+        "kv_cache",
+        ALL_LAYERS,
+        "replace",
+        Value("source", "donor", under=Under((inner,))),
+        ALL,
+        "prefill",
+    )
+    zeroed = Write("kv", "kv_cache", ALL_LAYERS, "zero", Value("none"), ALL, "prefill", part="values")
+    rng = random.Random(5)
+    donor = prompt(rng, 9)
+    rows = [Row(donor, GREEDY, writes, {"donor": donor}) for writes in ((write,), (zeroed,), ())]
+    values_gone, zero, clean = backend.decode(rows)
+    assert values_gone.output_ids != clean.output_ids
+    assert values_gone.receipts["kv"].relative_change > 0.1
+    assert zero.receipts["kv"].positions_prefill == values_gone.receipts["kv"].positions_prefill == 8
+
+
+# Attention edges
+
+
+def edge(queries: str, keys: str, layers=ALL_LAYERS, during="prefill", **more) -> Write:
+    return Write(
+        "cut",
+        "attention_edge",
+        layers,
+        "mask",
+        Value("none"),
+        Positions.parse(queries),
+        during,
+        keys=Positions.parse(keys),
+        **more,
+    )
+
+
+def plain_masked(model, ids, cut, layers, heads=None) -> np.ndarray:
+    """Logits with attention from queries to keys cut, by an explicit eager mask."""
+    length = len(ids)
+    allowed = torch.tril(torch.ones(length, length, dtype=torch.bool))
+    floor = torch.finfo(torch.float32).min
+    handles = []
+    for layer in layers:
+        mask = allowed[None].repeat(4, 1, 1)
+        for head in range(4) if heads is None else heads:
+            for query, key in cut:
+                mask[head, query, key] = False
+        given = torch.zeros(1, 4, length, length).masked_fill(~mask[None], floor)
+
+        def before(module, args, kwargs, given=given):
+            return args, {**kwargs, "attention_mask": given}
+
+        attention = model.model.layers[layer].self_attn
+        handles.append(attention.register_forward_pre_hook(before, with_kwargs=True))
+    found = plain_logits(model, ids)
+    for handle in handles:
+        handle.remove()
+    return found
+
+
+@pytest.mark.parametrize("heads", [None, (0, 2)])
+def test_cut_edges_are_those_of_an_explicit_mask(pair, heads):
+    backend, model = pair
+    limited = None if heads is None else Heads("query", heads)
+    write = edge("last:2", "first:3", (1, 2), heads=limited)
+    rows = rows_like((write,), 4)
+    for row, found in zip(rows, backend.decode([*rows]), strict=True):
+        length = len(row.ids)
+        cut = [(q, k) for q in (length - 2, length - 1) for k in range(3)]
+        wanted = plain_masked(model, row.ids, cut, (1, 2), heads)
+        np.testing.assert_allclose(logits_after(backend, row), wanted, atol=1e-4)
+        assert found.output_ids[0] == wanted[-1].argmax()
+        clean = plain_logits(model, row.ids)[-1]
+        moved = np.linalg.norm(wanted[-1] - clean) / np.linalg.norm(clean)
+        receipt = found.receipts["cut"]
+        assert (receipt.asked_prefill, receipt.positions_prefill) == (2, 2)
+        assert receipt.relative_change is None
+        assert receipt.logit_change == pytest.approx(moved, rel=1e-3)
+
+
+def test_edges_to_the_future_are_none(pair):
+    backend, _ = pair
+    write = edge("first:2", "last:2")
+    rows = rows_like((write,), 3)
+    for row, found, clean in zip(
+        rows, backend.decode(rows), backend.decode([Row(r.ids, GREEDY) for r in rows]), strict=True
+    ):
+        assert found.output_ids == clean.output_ids
+        assert found.receipts["cut"].positions_prefill == 0
+        assert found.receipts["cut"].asked_prefill == 2
+        assert found.receipts["cut"].logit_change == 0
+        assert np.array_equal(logits_after(backend, row), logits_after(backend, Row(row.ids, GREEDY)))
+
+
+def test_edges_cut_in_decode_alone(pair):
+    backend, _ = pair
+    write = edge("last:1", "first:4", during="decode")
+    rows = rows_like((write,), 4)
+    alone = [backend.decode([row])[0] for row in rows]
+    clean = backend.decode([Row(row.ids, GREEDY) for row in rows])
+    for together, single, base in zip(backend.decode(rows), alone, clean, strict=True):
+        assert together.output_ids == single.output_ids
+        assert together.output_ids[0] == base.output_ids[0]
+        receipt = together.receipts["cut"]
+        assert (receipt.asked_prefill, receipt.positions_prefill) == (0, 0)
+        assert receipt.positions_decode == receipt.asked_decode == len(together.output_ids) - 1
+        assert receipt.logit_change > 1e-4
+    assert any(t.output_ids != c.output_ids for t, c in zip(alone, clean, strict=True))
+
+
+def test_cached_edges_equal_recomputed_ones(pair):
+    backend, _ = pair
+    write = edge("last:2", "first:3", (1, 3), during="prefill")
+    for row in rows_like((write,), 3, seed=8):
+        anew = Row(row.ids, row.sampling, row.writes, row.sources, recompute=True)
+        first, second = backend.decode([row, anew])
+        assert first.output_ids == second.output_ids
+        assert first.receipts["cut"].logit_change == pytest.approx(
+            second.receipts["cut"].logit_change, rel=1e-3
+        )
+
+
+def test_a_query_that_would_see_nothing_is_invalid(pair):
+    backend, _ = pair
+    (row,) = rows_like((edge("all", "all", (1,)),), 1)
+    (found,) = backend.decode([row])
+    assert found.invalid == "'cut' leaves position 0 nothing to attend to at layer 1"
+
+
+# Errors at the door
+
+
+def test_a_vector_of_another_width_is_refused(pair):
+    backend, _ = pair
+    with pytest.raises(BackendError, match=r"takes a vector of \[32\].*has \[31\]"):
+        backend.check([one("resid_post", "add", constant(np.ones(31)))])
+
+
+@pytest.mark.parametrize("array", [np.zeros(32), np.full(32, np.nan)])
+def test_trap_16_a_zero_or_infinite_direction_is_an_error(pair, array):
+    backend, _ = pair
+    (row,) = rows_like((one("resid_post", "project_out", constant(array)),), 1)
+    with pytest.raises(BackendError, match=r"zero, which is no direction|not finite"):
+        backend.decode([row])
+
+
+def test_logits_are_written_at_the_last_position_alone(pair):
+    backend, _ = pair
+    (row,) = rows_like((one("logits", "add", constant(np.ones(120)), layers=(3,)),), 1)
+    assert "at the last prompt position alone" in backend.decode([row])[0].invalid
+    favoured = np.zeros(120)
+    favoured[77] = 1e4
+    write = one("logits", "add", constant(favoured), layers=(3,), positions=LAST, during="both")
+    (row,) = rows_like((write,), 1)
+    found = backend.decode([row])[0]
+    assert set(found.output_ids) == {77}
+    assert found.receipts["w"].positions_prefill == 1
+    assert found.receipts["w"].positions_decode == len(found.output_ids) - 1
