@@ -12,7 +12,7 @@ from pathlib import Path
 from backends.contract import BackendError, ModelSource
 
 KEPT = ("*.json", "*.safetensors", "tokenizer*", "*.model", "*.txt", "*.jinja")
-LEFT = ("consolidated*", "original/*", "*.pth", "*.bin")
+LEFT = ("consolidated*", "original/*", "onnx/*", "*.pth", "*.bin", "*.h5", "*.msgpack", "*.ot", "*.tflite")
 # What the hub hands out only to accounts that were granted access, as far as our own models go. Of any other
 # the hub says so itself, once it is reached.
 GATED = ("meta-llama/", "google/gemma")

@@ -3,23 +3,35 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import torch
+from torch import nn
 from transformers import (
     Gemma2Config,
     Gemma2ForCausalLM,
+    Gemma3ForCausalLM,
+    Gemma3TextConfig,
+    GPT2Config,
+    GPT2LMHeadModel,
+    GPTNeoXConfig,
+    GPTNeoXForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
     MistralConfig,
     MistralForCausalLM,
+    MixtralConfig,
+    MixtralForCausalLM,
+    Phi3Config,
+    Phi3ForCausalLM,
     Qwen2Config,
     Qwen2ForCausalLM,
     Qwen3Config,
     Qwen3ForCausalLM,
 )
 
-from backends.contract import Device, ModelSource
+from backends.contract import Device, ModelInfo, ModelSource
 from backends.positions import Positions
 from backends.rows import Sampling
 from backends.writes import Value, Write
@@ -60,23 +72,71 @@ FAMILIES = {
             "pad_token_id": None,
         },
     ),
+    # Layer 3 sees everything, the others slide; the two kinds rotate by different frequencies.
+    "gemma3_text": (
+        Gemma3TextConfig,
+        Gemma3ForCausalLM,
+        {
+            "sliding_window": 7,
+            "sliding_window_pattern": 4,
+            "rope_theta": 1000.0,
+            "rope_local_base_freq": 10.0,
+            "query_pre_attn_scalar": 5,
+            "final_logit_softcapping": 5.0,
+            "pad_token_id": None,
+        },
+    ),
+    # All columns of a head but the last two are rotated.
+    "phi3": (
+        Phi3Config,
+        Phi3ForCausalLM,
+        {"sliding_window": 12, "partial_rotary_factor": 0.75, "pad_token_id": None},
+    ),
+    # Its config.json has neither KV heads nor the width of a head.
+    "gpt2": (
+        GPT2Config,
+        GPT2LMHeadModel,
+        {"n_inner": 48},
+    ),
+    "gpt_neox": (GPTNeoXConfig, GPTNeoXForCausalLM, {"rotary_pct": 0.5}),
+    "mixtral": (
+        MixtralConfig,
+        MixtralForCausalLM,
+        {"sliding_window": 9, "num_local_experts": 4, "num_experts_per_tok": 2},
+    ),
+}
+# What the config.json of an architecture does not have.
+NOT_STATED = {
+    "gpt2": ("intermediate_size", "head_dim", "num_key_value_heads"),
+    "gpt_neox": ("head_dim", "num_key_value_heads"),
+    "phi3": ("head_dim",),
 }
 ALL_LAYERS = tuple(range(4))
 GREEDY = Sampling(0.0, 12)
 SAMPLED = Sampling(0.9, 12)
 
 
+def _is_norm(module: nn.Module) -> bool:
+    return type(module).__name__.endswith("Norm")
+
+
 def make_model(folder: Path, family: str = "llama", seed: int = 0, **changes: object) -> ModelSource:
     """Save a random model of a family and return where it is. changes: keys of its configuration."""
     config_class, model_class, more = FAMILIES[family]
     torch.manual_seed(seed)
-    config = config_class(**{**SHAPE, **more, **changes})
+    stated = {key: value for key, value in SHAPE.items() if key not in NOT_STATED.get(family, ())}
+    own_words = config_class.attribute_map
+    config = config_class(**{own_words.get(k, k): v for k, v in {**stated, **more, **changes}.items()})
     model = model_class(config)
+    norms = {id(p) for m in model.modules() if _is_norm(m) for p in m.parameters(recurse=False)}
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            if "norm" in name:  # made as 1 (or as 1 + 0), so that a norm in the wrong place would not show
+            # Norms are made as 1 (or as 1 + 0) and biases as 0: one in the wrong place would not show.
+            if id(parameter) in norms or name.endswith("bias"):
                 parameter.add_(0.3 * torch.randn_like(parameter))
     model.save_pretrained(folder)
+    kv_heads = getattr(config, "num_key_value_heads", None)
+    head_width = getattr(config, "head_dim", None)
     return ModelSource(
         name=family,
         architecture=family,
@@ -85,14 +145,19 @@ def make_model(folder: Path, family: str = "llama", seed: int = 0, **changes: ob
         revision=None,
         layers=config.num_hidden_layers,
         heads=config.num_attention_heads,
-        kv_heads=config.num_key_value_heads,
-        head_width=config.head_dim,
+        kv_heads=config.num_attention_heads if kv_heads is None else kv_heads,
+        head_width=config.hidden_size // config.num_attention_heads if head_width is None else head_width,
         width=config.hidden_size,
         context=config.max_position_embeddings,
     )
 
 
 CPU = Device("cpu", "float32")
+
+
+def taken_by(info: ModelInfo, writes: tuple[Write, ...]) -> tuple[Write, ...]:
+    """Writes as a model can take them: where positions are not rotary, keys stay as they are."""
+    return writes if info.rotary else tuple(replace(each, rope="keep") for each in writes)
 
 
 def prompt(rng: random.Random, length: int) -> tuple[int, ...]:

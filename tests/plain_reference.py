@@ -15,18 +15,58 @@ from backends.rows import Row
 from backends.writes import Write
 
 
+def body(model):
+    """The model without its unembedding."""
+    kind = model.config.model_type
+    return {"gpt2": lambda: model.transformer, "gpt_neox": lambda: model.gpt_neox}.get(
+        kind, lambda: model.model
+    )()
+
+
+def blocks(model):
+    return body(model).h if model.config.model_type == "gpt2" else body(model).layers
+
+
+def head_width(model) -> int:
+    config = model.config
+    stated = getattr(config, "head_dim", None)
+    return config.hidden_size // config.num_attention_heads if stated is None else stated
+
+
 def module_of(model, site: str, layer: int):
-    block = model.model.layers[layer]
+    """The module that carries a site, and on which side."""
+    block, kind = blocks(model)[layer], model.config.model_type
+    attention = {"gpt2": "attn", "gpt_neox": "attention"}.get(kind, "self_attn")
+    attention = getattr(block, attention)
+    if site in ("q_proj", "k_proj", "v_proj"):
+        fused = {"gpt2": "c_attn", "gpt_neox": "query_key_value", "phi3": "qkv_proj"}
+        return getattr(attention, fused.get(kind, site)), "output"
+    if site == "head_z":
+        return getattr(attention, {"gpt2": "c_proj", "gpt_neox": "dense"}.get(kind, "o_proj")), "input"
+    if site == "embed":
+        name = {"gpt2": "wte", "gpt_neox": "embed_in"}.get(kind, "embed_tokens")
+        return getattr(body(model), name), "output"
     return {
         "resid_pre": (block, "input"),
         "resid_post": (block, "output"),
-        "attn_out": (block.self_attn, "output"),
+        "attn_out": (attention, "output"),
         "mlp_out": (block.mlp, "output"),
-        "q_proj": (block.self_attn.q_proj, "output"),
-        "k_proj": (block.self_attn.k_proj, "output"),
-        "v_proj": (block.self_attn.v_proj, "output"),
-        "head_z": (block.self_attn.o_proj, "input"),
     }[site]
+
+
+def columns_of(model, site: str):
+    """Which columns of its module's output a site is, one by one; None where it is all of them."""
+    kind = model.config.model_type
+    if site not in ("q_proj", "k_proj", "v_proj") or kind not in ("gpt2", "gpt_neox", "phi3"):
+        return None
+    part, width, heads = "qkv".index(site[0]), head_width(model), model.config.num_attention_heads
+    if kind == "gpt_neox":  # each head: its query, its key, its value
+        return [(3 * head + part) * width + i for head in range(heads) for i in range(width)]
+    counts = [heads, heads, heads]
+    if kind == "phi3":
+        counts[1:] = [model.config.num_key_value_heads] * 2
+    first = sum(counts[:part]) * width
+    return list(range(first, first + counts[part] * width))
 
 
 @contextmanager
@@ -35,18 +75,27 @@ def hooked(model, edits):
     handles = []
     for site, layer, function in edits:
         module, side = module_of(model, site, layer)
+        columns = columns_of(model, site)
+
+        def changed(hidden, function=function, columns=columns):
+            hidden = hidden[0].clone()
+            if columns is None:
+                return function(hidden)[None]
+            hidden[:, columns] = function(hidden[:, columns])
+            return hidden[None]
+
         if side == "input":
 
-            def before(module, args, function=function):
-                return (function(args[0][0].clone())[None], *args[1:])
+            def before(module, args, changed=changed):
+                return (changed(args[0]), *args[1:])
 
             handles.append(module.register_forward_pre_hook(before))
         else:
 
-            def after(module, args, output, function=function):
+            def after(module, args, output, changed=changed):
                 if isinstance(output, tuple):
-                    return (function(output[0][0].clone())[None], *output[1:])
-                return function(output[0].clone())[None]
+                    return (changed(output[0]), *output[1:])
+                return changed(output)
 
             handles.append(module.register_forward_hook(after))
     try:
@@ -95,14 +144,16 @@ def change(write: Write, old, value, width):
     return new
 
 
-def move(model, keys, old, new):
+def move(model, keys, old, new, layer):
     """Un-rotate keys [1, heads, n, width] from their old positions, rotate them to the new ones."""
+    kinds = [model.config.layer_types[layer]] if model.config.model_type == "gemma3_text" else []
 
     def turn(k, positions, sign):
-        cos, sin = model.model.rotary_emb(k, torch.tensor([positions]))
-        half = k.shape[-1] // 2
-        swapped = torch.cat([-k[..., half:], k[..., :half]], -1)
-        return k * cos[:, None] + sign * swapped * sin[:, None]
+        cos, sin = body(model).rotary_emb(k, torch.tensor([positions]), *kinds)
+        rotated, rest = k[..., : cos.shape[-1]], k[..., cos.shape[-1] :]
+        half = cos.shape[-1] // 2
+        swapped = torch.cat([-rotated[..., half:], rotated[..., :half]], -1)
+        return torch.cat([rotated * cos[:, None] + sign * swapped * sin[:, None], rest], -1)
 
     return turn(turn(keys, old, -1.0), new, 1.0)
 
@@ -124,7 +175,7 @@ def pairs_of(write: Write, target_count: int, source_count: int):
 def generate(model, row: Row, eos: tuple[int, ...]) -> list[int]:
     """Greedy tokens of one row."""
     assert row.sampling.temperature == 0
-    width = model.config.head_dim
+    width = head_width(model)
     prefill_ids = list(row.ids) if row.replay_last_token else list(row.ids[:-1])
 
     def prompt_edits(offset, length):
@@ -204,7 +255,7 @@ def generate(model, row: Row, eos: tuple[int, ...]) -> list[int]:
                 if write.part in ("keys", "both"):
                     key = donor_keys[:, :, source : source + 1]
                     if write.rope == "rerotate":
-                        key = move(model, key, [source], [target])
+                        key = move(model, key, [source], [target], layer)
                     keys[:, :, target : target + 1] = key
                 if write.part in ("values", "both"):
                     values[:, :, target] = donor_values[:, :, source]

@@ -39,6 +39,7 @@ def read(file: Path) -> dict[str, Any]:
 
 FILES = sorted((conf_dir() / "model").glob("*.yaml"))
 HUB = [path for path in FILES if read(path)["source"] == "hub"]
+CACHE_WRITES = ("kv_only", "kv_plain", "kv_pseudo", "kv_repetitive", "kv_self")  # of n300_kv_only
 PUBLISHED = {"early": 5, "relay": 18, "late": 27}  # of 32 layers
 EVERY_FILE = pytest.mark.parametrize("file", FILES, ids=lambda path: path.stem)
 EVERY_HUB_FILE = pytest.mark.parametrize("file", HUB, ids=lambda path: path.stem)
@@ -58,7 +59,8 @@ def test_a_file_fits_together(file: Path) -> None:
     assert model["name"] == file.stem
     assert model["architecture"] in LAYOUTS
     assert model["heads"] % model["kv_heads"] == 0 and model["head_width"] % 2 == 0
-    assert (model["heads"] * model["head_width"] == model["width"]) != (model["architecture"] == "gemma2")
+    wider = model["heads"] * model["head_width"] != model["width"]
+    assert wider == model["architecture"].startswith("gemma")
     assert model["path"] is None  # there, so that model.path=FOLDER needs no plus
     assert design(KV_ONLY, f"model={file.stem}").model.layers == model["layers"]
 
@@ -143,7 +145,13 @@ def test_a_folder_takes_the_place_of_any_model(file: Path, tmp_path: Path) -> No
 @pytest.mark.parametrize("spelling", ["model.path", "+model.path"])
 def test_a_folder_of_every_architecture_runs(cli, tmp_path: Path, family: str, spelling: str) -> None:
     folder = local_folder(tmp_path / "mine", family)
-    said = cli(KV_ONLY, *SMALL, "limit=2", "sampling.max_new_tokens=4", f"{spelling}={folder}")
+    words = (KV_ONLY, *SMALL, "limit=2", "sampling.max_new_tokens=4", f"{spelling}={folder}")
+    if LAYOUTS[family].rotary is None:
+        refused = cli(*words)
+        assert refused.status == status.CONFIGURATION
+        assert "its positions are learned" in refused.err and "use rope: keep" in refused.err
+        words += tuple(f"+conditions.{name}.kv.rope=keep" for name in CACHE_WRITES)
+    said = cli(*words)
     assert said.status == status.DONE, said.err
     run = tmp_path / "outputs" / "n300_kv_only" / "v0001"
     manifest = json.loads((run / "manifest.json").read_text())

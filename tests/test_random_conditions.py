@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM
 from backends.rows import Row
 from backends.torch.backend import TorchBackend
 from backends.writes import Heads, Write
-from tests.models import CPU, FAMILIES, GREEDY, make_model, prompt, write
+from tests.models import CPU, FAMILIES, GREEDY, make_model, prompt, taken_by, write
 from tests.plain_reference import generate as plain_generate
 
 NEAR_TIE = 1e-4
@@ -100,7 +100,7 @@ def test_random_conditions_over_random_pairs(pair, drawn, seed, replay):
     for writes in drawn:
         sources = {role: prompt(rng, rng.randrange(5, 16)) for role in ("donor", "other")}
         ids = prompt(rng, rng.randrange(5, 16))
-        rows.append(Row(ids, GREEDY, writes, sources, replay_last_token=replay))
+        rows.append(Row(ids, GREEDY, taken_by(backend.info, writes), sources, replay_last_token=replay))
     for row, found in zip(rows, backend.decode(rows), strict=True):
         assert found.invalid is None, found.invalid
         expected = plain_generate(model, row, backend.info.eos_ids)

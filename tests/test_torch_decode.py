@@ -12,14 +12,14 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from backends.contract import BackendError, Device, Start
+from backends.contract import BackendError, Device, ModelInfo, Start
 from backends.measures import Probe, ScoreRow
 from backends.rows import Row, Sampling
 from backends.torch.backend import TorchBackend
 from backends.torch.loading import sliding_windows
 from backends.torch.sites import LAYOUTS, find
 from backends.writes import Write
-from tests.models import ALL_LAYERS, CPU, FAMILIES, GREEDY, SAMPLED, make_model, prompt, write
+from tests.models import ALL_LAYERS, CPU, FAMILIES, GREEDY, SAMPLED, make_model, prompt, taken_by, write
 from tests.plain_reference import generate as plain_generate
 
 PERPLEXITY = Probe("perplexity", "perplexity")
@@ -74,7 +74,9 @@ CONDITIONS: dict[str, tuple[Write, ...]] = {
 }
 
 
-def rows_of(rng: random.Random, sampling: Sampling, items: int = 3, replay: bool = False) -> list[Row]:
+def rows_of(
+    info: ModelInfo, rng: random.Random, sampling: Sampling, items: int = 3, replay: bool = False
+) -> list[Row]:
     """Every condition over a few ragged pairs; streams differ by item."""
     rows = []
     for item in range(items):
@@ -84,7 +86,7 @@ def rows_of(rng: random.Random, sampling: Sampling, items: int = 3, replay: bool
                 Row(
                     ids=target,
                     sampling=sampling,
-                    writes=writes,
+                    writes=taken_by(info, writes),
                     sources={"donor": donor},
                     stream=rng.getrandbits(64) if replay else 7_000_000_000_000_000_000 + item,
                     value_stream=item,
@@ -97,7 +99,7 @@ def rows_of(rng: random.Random, sampling: Sampling, items: int = 3, replay: bool
 @pytest.mark.parametrize("replay", [False, True])
 def test_batched_rows_give_the_tokens_of_the_plain_implementation(pair, replay):
     backend, model = pair
-    rows = rows_of(random.Random(5), GREEDY, replay=replay)
+    rows = rows_of(backend.info, random.Random(5), GREEDY, replay=replay)
     for row, found in zip(rows, backend.decode(rows), strict=True):
         assert found.invalid is None
         expected = plain_generate(model, row, backend.info.eos_ids)
@@ -172,7 +174,7 @@ def test_eager_and_fused_attention_agree_and_what_ran_is_told(tmp_path, family):
     fused, eager = (TorchBackend(source, dataclasses.replace(CPU, attention=a)) for a in ("sdpa", "eager"))
     assert eager.info.attention == "eager"
     assert fused.info.attention == ("sdpa" if LAYOUTS[family].fused else "eager")
-    rows = rows_of(random.Random(101), GREEDY, items=1)
+    rows = rows_of(eager.info, random.Random(101), GREEDY, items=1)
     for a, b in zip(fused.decode(rows), eager.decode(rows), strict=True):
         assert a.output_ids == b.output_ids or min(a.min_margin, b.min_margin) < NEAR_TIE
 
@@ -181,7 +183,8 @@ def test_eager_and_fused_attention_agree_and_what_ran_is_told(tmp_path, family):
 def test_low_precision_runs_in_every_architecture(tmp_path, family):
     backend = TorchBackend(make_model(tmp_path, family), Device("cpu", "bfloat16"))
     rng = random.Random(103)
-    row = Row(prompt(rng, 20), GREEDY, CONDITIONS["kv_and_v"], {"donor": prompt(rng, 24)})
+    writes = taken_by(backend.info, CONDITIONS["kv_and_v"])
+    row = Row(prompt(rng, 20), GREEDY, writes, {"donor": prompt(rng, 24)})
     found = backend.decode([row])[0]
     steps = len(found.output_ids) - 1
     assert found.invalid is None and steps > 0
@@ -219,7 +222,7 @@ def test_a_declared_number_that_config_json_contradicts_is_refused(tmp_path, wro
     "sampling", [GREEDY, SAMPLED, Sampling(0.9, 12, top_k=5), Sampling(0.9, 12, top_p=0.7)]
 )
 def test_trap_10_batched_equals_alone_whatever_the_order_and_batch(backend, sampling):
-    rows = rows_of(random.Random(11), sampling)
+    rows = rows_of(backend.info, random.Random(11), sampling)
     together = backend.decode(rows)
     shuffled = list(enumerate(rows))
     random.Random(3).shuffle(shuffled)
@@ -306,7 +309,7 @@ def test_trap_04_last_prompt_token_is_fed_once_unless_replay_is_asked(backend):
 
 
 def test_trap_05_sources_do_not_change_whatever_the_order_of_conditions(backend):
-    rows = rows_of(random.Random(21), GREEDY)
+    rows = rows_of(backend.info, random.Random(21), GREEDY)
     forward = [found.output_ids for found in backend.decode(rows)]
     for _ in range(2):
         assert [found.output_ids for found in backend.decode(rows)] == forward
@@ -384,7 +387,7 @@ def test_trap_09_head_slices_follow_the_models_config(backend):
 
 def test_trap_11_recompute_equals_the_cache_without_decode_writes_and_differs_with_them(backend):
     rng = random.Random(23)
-    rows = [r for r in rows_of(rng, GREEDY) if not any(w.site == "kv_cache" for w in r.writes)]
+    rows = [r for r in rows_of(backend.info, rng, GREEDY) if not any(w.site == "kv_cache" for w in r.writes)]
     prefill_only = [r for r in rows if all(w.during == "prefill" for w in r.writes)]
     cached = backend.decode(prefill_only)
     anew = backend.decode([dataclasses.replace(r, recompute=True) for r in prefill_only])

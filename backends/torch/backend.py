@@ -36,7 +36,8 @@ from backends.torch.outcome import decoded, receipts
 from backends.torch.prefix import run_prefix
 from backends.torch.progress import Recorder
 from backends.torch.recompute import regenerate
-from backends.torch.score.measure import Bench, score
+from backends.torch.score.bench import Bench
+from backends.torch.score.measure import score
 from backends.torch.sources import Sources
 from backends.writes import Site, Write
 

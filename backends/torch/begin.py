@@ -111,7 +111,7 @@ def uncounted(touches: dict[Spot, list[Touch]]) -> dict[Spot, list[Touch]]:
     }
 
 
-def _prefill_key(plan: RowPlan) -> tuple[object, ...]:
+def prefill_key(plan: RowPlan) -> tuple[object, ...]:
     """Rows with equal keys have the same cache before kv_cache writes, so it is computed once."""
     parts: list[object] = [plan.prefill_ids]
     for item in plan.writes:
@@ -141,7 +141,7 @@ def _prefill(
     row_of: list[int] = []
     distinct: list[RowPlan] = []
     for plan in plans:
-        key = _prefill_key(plan)
+        key = prefill_key(plan)
         if key not in first:
             first[key] = len(distinct)
             distinct.append(plan)

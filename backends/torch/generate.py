@@ -4,7 +4,6 @@ decode)."""
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
 
 import torch
 
@@ -19,20 +18,8 @@ from backends.torch.hooks import Board
 from backends.torch.loading import Loaded
 from backends.torch.outcome import Outcome
 from backends.torch.progress import Progress, Recorder
-from backends.torch.sampling import Sampler
+from backends.torch.sampling import Chooser, Sampler
 from backends.torch.sources import Sources
-
-
-class Chooser(Protocol):
-    """Who says which token each row takes next."""
-
-    def draw(self, logits: torch.Tensor, step: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Tokens [rows], the margin of the best over the second, and whether the logits were finite."""
-        ...
-
-    def select(self, rows: torch.Tensor) -> Chooser:
-        """For these rows alone."""
-        ...
 
 
 @torch.inference_mode()

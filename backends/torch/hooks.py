@@ -6,11 +6,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import nn
 from torch.utils.hooks import RemovableHandle
-from transformers.utils import ModelOutput
 
 from backends.torch.loading import Loaded
 from backends.torch.sites import MODULE_SITES, Columns, find
@@ -133,17 +133,22 @@ class Board:
 
     def _on_logits(self, spot: Spot) -> Callable[..., object]:
         """For what the model returns: the last positions of the forward, as many as it was asked to keep.
-        Touches at the others are left out."""
+        Touches at the others are left out. output: transformers' own class, which has `logits`."""
 
         def hook(
-            module: nn.Module, args: tuple[object, ...], kwargs: Mapping[str, torch.Tensor], output: ModelOutput
-        ) -> ModelOutput:
+            module: nn.Module,
+            args: tuple[object, ...],
+            kwargs: Mapping[str, torch.Tensor],
+            output: Any,
+        ) -> object:
             left_out = kwargs["input_ids"].shape[1] - output.logits.shape[1]
             touches = self.touches.get(spot)
             if touches and left_out:
                 later = [_later(touch, left_out) for touch in touches]
                 self.touches[spot] = [touch for touch in later if len(touch.rows)]
-            output.logits = self._pass(spot, output.logits)
+            place = output.logits.device  # of the head, which may be another than that of the last layer
+            there = touches[0].rows.device if touches else place
+            output.logits = self._pass(spot, output.logits.to(there)).to(place)
             if touches is not None:
                 self.touches[spot] = touches
             return output

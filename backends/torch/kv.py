@@ -50,8 +50,8 @@ def check_rope(loaded: Loaded, writes: Sequence[Write]) -> None:
     )
     if moving and loaded.inverse_frequencies is None:
         raise BackendError(
-            f"model '{loaded.info.name}': its positions are learned, not rotary, so that a key cannot be moved "
-            "to another position; use rope: keep"
+            f"model '{loaded.info.name}': its positions are learned, not rotary, so that a key cannot be "
+            "moved to another position; use rope: keep"
         )
     if moving and loaded.rotary_kind in MOVING:
         raise BackendError(

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -115,12 +115,7 @@ def _load(source: ModelSource, device: Device, fingerprint: str) -> Loaded:
         model=model,
         blocks=blocks,
         layout=layout,
-        info=replace(
-            _describe(source, device, attention, model, fingerprint),
-            sites=layout.sites(),
-            windows=windows,
-            rotary=frequencies is not None,
-        ),
+        info=_describe(source, device, attention, model, fingerprint, layout, windows),
         device=model.device,
         layer_places=places,
         windows=windows,
@@ -204,8 +199,8 @@ def rotary_frequencies(
     if not right or len(right) != source.layers:
         looked_for = ", ".join(dict.fromkeys(names)) or "inv_freq"
         raise BackendError(
-            f"model '{source.name}': looked for {looked_for} at '{layout.rotary}', for {source.layers} layers "
-            f"and at most {source.head_width} columns of a head, found them for {len(right)}"
+            f"model '{source.name}': looked for {looked_for} at '{layout.rotary}', for {source.layers} "
+            f"layers and at most {source.head_width} columns of a head, found them for {len(right)}"
         )
     return tuple(right)
 
@@ -221,7 +216,13 @@ def rotary_kind(model: nn.Module, layout: Layout) -> str:
 
 
 def _describe(
-    source: ModelSource, device: Device, attention: str, model: PreTrainedModel, fingerprint: str
+    source: ModelSource,
+    device: Device,
+    attention: str,
+    model: PreTrainedModel,
+    fingerprint: str,
+    layout: Layout,
+    windows: tuple[int | None, ...],
 ) -> ModelInfo:
     eos = model.generation_config.eos_token_id if model.generation_config is not None else None
     if eos is None:
@@ -242,4 +243,7 @@ def _describe(
         attention=attention,
         fingerprint=fingerprint,
         eos_ids=ids,
+        sites=layout.sites(),
+        windows=windows,
+        rotary=layout.rotary is not None,
     )

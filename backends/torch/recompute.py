@@ -29,22 +29,29 @@ from backends.torch.hooks import Board, Spot
 from backends.torch.loading import Loaded
 from backends.torch.outcome import Outcome
 from backends.torch.progress import Progress
-from backends.torch.sampling import Sampler
+from backends.torch.sampling import Chooser, Sampler
 from backends.torch.sources import Sources
 from backends.torch.touches import Touch
 
 
 @torch.inference_mode()
 def regenerate(
-    loaded: Loaded, board: Board, sources: Sources, plans: Sequence[RowPlan], recorded: Recorded
+    loaded: Loaded,
+    board: Board,
+    sources: Sources,
+    plans: Sequence[RowPlan],
+    recorded: Recorded,
+    chooser: Chooser | None = None,
 ) -> Outcome:
-    """Decode a batch without a cache. Sources must have been captured. Raises OutOfMemory."""
+    """Decode a batch without a cache. Sources must have been captured. chooser: as in `generate`. Raises
+    OutOfMemory."""
     rows = [plan.row for plan in plans]
     tallies: Tallies = {}
     edits = decode_edits(loaded, sources, plans, tallies, recorded)
     cuts = decode_cuts(loaded, plans, tallies)
-    progress = Progress.of(rows, loaded.info.eos_ids, loaded.device)
-    sampler = Sampler.of(rows, loaded.info.vocabulary, loaded.device)
+    ends = loaded.info.eos_ids if chooser is None else ()
+    progress = Progress.of(rows, ends, loaded.device)
+    choose: Chooser = Sampler.of(rows, loaded.info.vocabulary, loaded.device) if chooser is None else chooser
     sequences = [list(row.ids) for row in rows]
     longest = max(len(s) for s in sequences)
     pads = torch.tensor([longest - len(s) for s in sequences], device=loaded.device)
@@ -69,7 +76,7 @@ def regenerate(
                 board.touches, board.edges = uncounted(touches), {}
                 twin = moved(logits, prefill(loaded, sequences, None)[0][:, -1])
                 change = torch.where(_first_cut(plans, step, loaded.device), twin, change)
-            tokens, margin, finite = sampler.draw(logits, step)
+            tokens, margin, finite = choose.draw(logits, step)
             progress.take(step, tokens, margin, finite)
             if not bool(progress.alive.any()):
                 break

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import torch
 
@@ -46,6 +47,18 @@ def normal(keys: torch.Tensor, width: int, tokens: torch.Tensor) -> torch.Tensor
     """Standard normal noise [rows, width] by Box-Muller; `tokens` are at least 2 * width hashed counters."""
     u = uniform(keys, tokens[: 2 * width])
     return torch.sqrt(-2.0 * torch.log(u[:, :width])) * torch.cos(2.0 * torch.pi * u[:, width:])
+
+
+class Chooser(Protocol):
+    """Who says which token each row takes next."""
+
+    def draw(self, logits: torch.Tensor, step: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Tokens [rows], the margin of the best over the second, and whether the logits were finite."""
+        ...
+
+    def select(self, rows: torch.Tensor) -> Chooser:
+        """For these rows alone."""
+        ...
 
 
 @dataclass(frozen=True)

@@ -57,15 +57,17 @@ class Columns:
 
     def of(self, whole: torch.Tensor) -> torch.Tensor:
         """The site's values [..., width of the site]."""
-        return whole.unflatten(-1, (self.groups, -1))[..., self.start : self.stop].flatten(-2)
+        return self._in(whole).flatten(-2)
 
     def into(self, whole: torch.Tensor, part: torch.Tensor) -> torch.Tensor:
         """A copy of the whole with the site's values replaced; all other columns bit for bit as they were."""
         out = whole.clone()
-        out.unflatten(-1, (self.groups, -1))[..., self.start : self.stop] = part.unflatten(
-            -1, (self.groups, -1)
-        )
+        self._in(out).copy_(part.view(*part.shape[:-1], self.groups, -1))
         return out
+
+    def _in(self, whole: torch.Tensor) -> torch.Tensor:
+        """A view of the site's values [..., groups, columns of each]."""
+        return whole.view(*whole.shape[:-1], self.groups, -1)[..., self.start : self.stop]
 
 
 @dataclass(frozen=True)
@@ -279,13 +281,14 @@ def parameter_at(root: nn.Module, path: str) -> nn.Parameter | None:
 def layout_of(model_type: str, name: str) -> Layout:
     """The table entry of an architecture; BackendError with what was looked for when there is none."""
     if model_type not in LAYOUTS:
-        near = difflib.get_close_matches(model_type, LAYOUTS, 1)
-        hint = f" (the nearest is {near[0]})" if near else ""
+        longer = [known for known in LAYOUTS if known.startswith(model_type)]
+        near = longer or difflib.get_close_matches(model_type, LAYOUTS, 1)
+        hint = f" (the nearest: {near[0]})" if near else ""
         raise BackendError(
             f"model '{name}': architecture '{model_type}' is not in the table of sites "
-            f"(backends/torch/sites.py), which has: {', '.join(sorted(LAYOUTS))}{hint}. Looked for the "
-            "`model_type` of its config.json. Add an entry that says where its blocks, embedding, final norm, "
-            "attention, MLP, q/k/v/o projections and norms are: docs/architectures.md."
+            f"(backends/torch/sites.py), which has: {', '.join(sorted(LAYOUTS))}{hint}. Looked for: "
+            "`model_type` of its config.json. Add an entry that says where its blocks, embedding, final "
+            "norm, attention, MLP, q/k/v/o projections and norms are: docs/architectures.md."
         )
     return LAYOUTS[model_type]
 
@@ -356,7 +359,10 @@ def _config_problems(config: Any, layout: Layout, source: ModelSource) -> Iterat
     stated = {
         "model_type": (config.model_type, source.architecture),
         "num_attention_heads": (config.num_attention_heads, source.heads),
-        "num_key_value_heads": (config.num_attention_heads if kv_heads is None else kv_heads, source.kv_heads),
+        "num_key_value_heads": (
+            config.num_attention_heads if kv_heads is None else kv_heads,
+            source.kv_heads,
+        ),
         "head_dim": (head_dim, source.head_width),
         "hidden_size": (config.hidden_size, source.width),
     }
@@ -364,7 +370,10 @@ def _config_problems(config: Any, layout: Layout, source: ModelSource) -> Iterat
         if found != declared:
             yield f"{named.get(key, key)} {found}, {declared} declared"
     if layout.projections.order == "per_head" and source.heads != source.kv_heads:
-        yield f"{source.heads} heads, {source.kv_heads} KV heads: queries, keys and values of a head lie together"
+        yield (
+            f"{source.heads} heads and {source.kv_heads} KV heads, but queries, keys and values of a head "
+            "lie together"
+        )
     if source.context > config.max_position_embeddings:
         key = named.get("max_position_embeddings", "max_position_embeddings")
         yield f"{key} {config.max_position_embeddings}, a context of {source.context} declared"

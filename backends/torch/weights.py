@@ -102,7 +102,8 @@ def _unit(loaded: Loaded, direction: np.ndarray) -> torch.Tensor:
     norm = vector.norm()
     if not bool(torch.isfinite(norm)) or float(norm) == 0:
         raise BackendError("orthogonalised: expected a finite direction other than zero")
-    return (vector / norm).float()
+    unit: torch.Tensor = (vector / norm).float()
+    return unit
 
 
 def _check_same_as_project_out(loaded: Loaded) -> None:

@@ -10,8 +10,7 @@ import torch
 from backends.contract import BackendError, Start
 from backends.rowplan import RowPlan
 from backends.rows import Receipt
-from backends.torch.begin import _prefill_key as prefill_key
-from backends.torch.begin import begin
+from backends.torch.begin import begin, prefill_key
 from backends.torch.capture import armed_for, run_prompts
 from backends.torch.edits import Recorded, Tallies
 from backends.torch.hooks import Board, Spot, Tap
@@ -25,19 +24,18 @@ from backends.torch.sources import Sources
 class Reading:
     """What one run of a batch gave.
 
-    logits: of the next token, float32 [rows, vocabulary]. prompts: spot -> what the prompts' forward had
-    [distinct prompts, columns, width]; last: spot -> what the forward of the last token alone had [rows,
-    width]. row_of: which distinct prompt is each row's [rows]. shift: column of a prompt's position 0 in that
-    forward [rows]. own: positions of the prompt in it [rows]; the rest are in the last token's. end: the
-    position whose logits are the next token's [rows]. first: positions below were not computed. written: what
-    the writes did, by row.
+    logits: of the next token, float32 [rows, vocabulary]. prompts: spot -> the last columns, as many as were
+    asked for, of what the prompts' forward had [distinct prompts, n, width]; last: spot -> what the forward
+    of the last token alone had [rows, width]. row_of: which distinct prompt is each row's [rows]. own:
+    positions of the prompt in its forward [rows], the last of them in its last column; the others are in the
+    last token's. end: the position whose logits are the next token's [rows]. first: positions below were not
+    computed. written: what the writes did, by row.
     """
 
     logits: torch.Tensor
     prompts: Mapping[Spot, torch.Tensor]
     last: Mapping[Spot, torch.Tensor]
     row_of: torch.Tensor
-    shift: torch.Tensor
     own: torch.Tensor
     end: torch.Tensor
     first: int
@@ -50,20 +48,20 @@ class Reading:
             logits=self.logits[rows],
             last={spot: found[rows.to(found.device)] for spot, found in self.last.items()},
             row_of=self.row_of[rows],
-            shift=self.shift[rows],
             own=self.own[rows],
             end=self.end[rows],
             written=[self.written[row] for row in rows.tolist()],
         )
 
     def at(self, spot: Spot, positions: torch.Tensor) -> torch.Tensor:
-        """What a spot had at each row's positions [rows, n] -> [rows, n, width], writes included."""
+        """What a spot had at each row's positions [rows, n] -> [rows, n, width], writes included; positions
+        that were kept."""
         device = self.logits.device
         found, last = self.prompts.get(spot), self.last.get(spot)
         if found is None:
             assert last is not None, f"{spot} was not tapped"
             return last.to(device)[:, None].expand(-1, positions.shape[1], -1)
-        column = (positions + self.shift[:, None]).clamp(0, found.shape[1] - 1)
+        column = (found.shape[1] + positions - self.own[:, None]).clamp(0, found.shape[1] - 1)
         taken = found[self.row_of[:, None].to(found.device), column.to(found.device)].to(device)
         if last is None:
             return taken
@@ -78,11 +76,12 @@ def read(
     sources: Sources,
     plans: Sequence[RowPlan],
     recorded: Recorded,
-    spots: frozenset[Spot],
+    spots: Mapping[Spot, int],
     start: Start | None,
 ) -> Reading:
     """Run a batch to its next token. Its rows have a cache, or none of them has. Sources must have been
-    captured. Raises OutOfMemory, and BackendError for rows that cannot begin at the start."""
+    captured. spots: what is read, and at how many last positions of each prompt. Raises OutOfMemory, and
+    BackendError for rows that cannot begin at the start."""
     if plans[0].row.recompute:
         return _anew(loaded, board, sources, plans, spots)
     return _cached(loaded, board, sources, plans, recorded, spots, start)
@@ -94,7 +93,7 @@ def _cached(
     sources: Sources,
     plans: Sequence[RowPlan],
     recorded: Recorded,
-    spots: frozenset[Spot],
+    spots: Mapping[Spot, int],
     start: Start | None,
 ) -> Reading:
     device = loaded.device
@@ -103,10 +102,10 @@ def _cached(
     prompted = max(own) > first  # else the shared prefix holds all but the last tokens
     seen: dict[Spot, list[torch.Tensor]] = {spot: [] for spot in spots}
     tallies: Tallies = {}
-    with armed_for(board, plans, spots):
-        for spot in spots:
+    with armed_for(board, plans, set(spots)):
+        for spot, most in spots.items():
             # What runs after the last token are twins of it, for receipts.
-            board.taps[spot] = _first(seen[spot], 1 + prompted)
+            board.taps[spot] = _keep(seen[spot], [most, 1] if prompted else [1])
         begun = begin(loaded, board, sources, plans, recorded, tallies, start)
     missing = sorted(spot for spot, found in seen.items() if len(found) < 1 + prompted)
     if missing:
@@ -119,10 +118,9 @@ def _cached(
     lengths = torch.tensor(own, device=device)
     return Reading(
         logits=begun.logits.float(),
-        prompts={spot: found[0] for spot, found in seen.items() if prompted},
+        prompts={spot: found[0] for spot, found in seen.items() if prompted and found[0].shape[1]},
         last={spot: found[-1][:, -1] for spot, found in seen.items()},
         row_of=torch.tensor(row_of, device=device),
-        shift=max(own) - lengths - first,
         own=lengths,
         end=lengths,
         first=first,
@@ -130,18 +128,19 @@ def _cached(
     )
 
 
-def _first(kept: list[torch.Tensor], most: int) -> Tap:
-    """A tap that keeps what it sees in its first `most` forwards."""
+def _keep(kept: list[torch.Tensor], columns: Sequence[int]) -> Tap:
+    """A tap that keeps so many last columns of what it sees in its first forwards, one number for each."""
 
     def tap(hidden: torch.Tensor) -> None:
-        if len(kept) < most:
-            kept.append(hidden)
+        if len(kept) < len(columns):
+            left_out = max(0, hidden.shape[1] - columns[len(kept)])
+            kept.append(hidden[:, left_out:].clone() if left_out else hidden)
 
     return tap
 
 
 def _anew(
-    loaded: Loaded, board: Board, sources: Sources, plans: Sequence[RowPlan], spots: frozenset[Spot]
+    loaded: Loaded, board: Board, sources: Sources, plans: Sequence[RowPlan], spots: Mapping[Spot, int]
 ) -> Reading:
     """Without a cache the whole prompt is one forward."""
     tallies: Tallies = {}
@@ -155,7 +154,6 @@ def _anew(
         prompts=run.seen,
         last={},
         row_of=torch.arange(len(plans), device=loaded.device),
-        shift=torch.tensor(run.pads, device=loaded.device),
         own=lengths,
         end=lengths - 1,
         first=0,

@@ -117,8 +117,8 @@ def _through(loaded: Loaded, board: Board, scope: Scope, spot: Spot, states: tor
 
 
 def cross_entropy(loaded: Loaded, reading: Reading, plans: Sequence[RowPlan]) -> list[float | None]:
-    """Mean nats per token of each prompt's tokens after the first, as `backends.probes.likelihood` defines it;
-    None for a prompt of one token. Rows with one prefill and last token have it computed once."""
+    """Mean nats per token of each prompt's tokens after the first, as `backends.probes.likelihood` defines
+    it; None for a prompt of one token. Rows with one prefill and last token have it computed once."""
     longest = max(len(plan.row.ids) for plan in plans)
     if longest == 1:
         return [None] * len(plans)
