@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import Any
 
@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from analyses.clusters import ClusteredMean, Floats, in_words
+from analyses.covariates import Adjusted, adjust, adjusted_sentence, covariate_gaps
 from analyses.pairs import Paired, declared_pairs, pair
 from analyses.power import detectable
 from analyses.statistics import Equivalence, TTest, cohens_d, holm, paired_t, tost, unpaired_t
@@ -29,7 +30,9 @@ class Contrast:
     difference, clustered by target and by the donors that either condition reads; `p_holm` is corrected over
     all `family` declared comparisons. Cohen's d is d_z of the paired differences, under both conventions.
     `detectable` is the difference that this standard error would have found with 80% power at alpha / family,
-    the first step of Holm. `exploratory` has means only. `naive` is there only for "as_published".
+    the first step of Holm. `exploratory` has means only. `naive` is there only for "as_published". `adjusted`
+    is the difference at equal covariates, where any are declared; `adjusted_p_holm` is corrected over those
+    of all comparisons.
     """
 
     condition: str
@@ -48,6 +51,9 @@ class Contrast:
     dropped: str
     note: str
     sentence: str
+    adjusted: Adjusted | None = None
+    adjusted_p_holm: float | None = None
+    adjusted_sentence: str = ""
 
 
 @dataclass(frozen=True)
@@ -61,6 +67,7 @@ class _Open:
     test: ClusteredMean | None
     equivalence: Equivalence | None
     note: str
+    adjusted: Adjusted | None = None
 
     @property
     def p(self) -> float | None:
@@ -76,12 +83,17 @@ def contrasts(trials: pd.DataFrame, manifest: Mapping[str, Any]) -> list[Contras
     """
     primary = manifest.get("contrasts", {}).get("primary", "score")
     conditions = manifest.get("conditions", {})
-    opened = [_open(trials, a, b, margin, primary, conditions) for a, b, margin in declared_pairs(manifest)]
+    covariates = tuple(manifest.get("contrasts", {}).get("covariates") or ())
+    opened = [
+        _open(trials, a, b, margin, primary, conditions, covariates)
+        for a, b, margin in declared_pairs(manifest)
+    ]
     corrected = holm([each.p for each in opened])
-    return [
+    closed = [
         _close(each, p_holm, len(opened), primary, trials, manifest)
         for each, p_holm in zip(opened, corrected, strict=True)
     ]
+    return _with_adjusted(closed, opened)
 
 
 def naive_against_baseline(trials: pd.DataFrame, manifest: Mapping[str, Any]) -> dict[str, TTest]:
@@ -112,6 +124,25 @@ def _deltas(trials: pd.DataFrame, manifest: Mapping[str, Any]) -> dict[str, Floa
     return {name: delta for name, delta in found.items() if len(delta)}
 
 
+def _with_adjusted(closed: list[Contrast], opened: list[_Open]) -> list[Contrast]:
+    """The contrasts with what their adjusted differences come to, a family of their own."""
+    tests = [None if each.adjusted is None else each.adjusted.test for each in opened]
+    corrected = holm([None if test is None else test.p for test in tests])
+    return [
+        contrast
+        if each.adjusted is None
+        else replace(
+            contrast,
+            adjusted=each.adjusted,
+            adjusted_p_holm=p,
+            adjusted_sentence=adjusted_sentence(
+                each.adjusted, each.condition, each.against, contrast.readout, p
+            ),
+        )
+        for contrast, each, p in zip(closed, opened, corrected, strict=True)
+    ]
+
+
 def _open(
     trials: pd.DataFrame,
     first: str,
@@ -119,6 +150,7 @@ def _open(
     margin: float | None,
     primary: str,
     conditions: Mapping[str, Any],
+    covariates: tuple[str, ...],
 ) -> _Open:
     if primary not in trials.columns:
         note = f"the table has no column {primary}"
@@ -126,7 +158,10 @@ def _open(
     paired = pair(trials, first, second, primary, conditions)
     test = paired.test()
     equivalence = None if margin is None else tost(test, margin, ALPHA)
-    return _Open(first, second, margin, paired, test, equivalence, test.note)
+    adjusted = None
+    if covariates:
+        adjusted = adjust(paired, covariate_gaps(trials, first, second, covariates, paired))
+    return _Open(first, second, margin, paired, test, equivalence, test.note, adjusted)
 
 
 def _close(

@@ -1,15 +1,17 @@
-"""Whether conditions can be compared at all: trials lost, items reused, samplers and batch shapes that
-differ."""
+"""Whether conditions can be compared at all: trials lost, values undefined, items reused, paths and batch
+shapes that differ."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import pandas as pd
 
 from analyses.gate import EVERY, Gate
+from analyses.measured import kind_of_column, probe_columns
 from analyses.pairs import declared_pairs, pair
+from analyses.path_gates import path_gates
 from analyses.receipts import full_precision
 from analyses.tables import conditions_of, ok_rows
 from analyses.wording import count, listed, plural, share
@@ -28,8 +30,9 @@ def design_gates(trials: pd.DataFrame, manifest: Mapping[str, Any]) -> list[Gate
         *_fewer_items(trials, manifest),
         *_reused_items(trials, manifest),
         *_unequal_n(trials, manifest),
-        *_sampler(manifest),
-        *_path(manifest),
+        *_undefined(trials, manifest),
+        *_one_sided(manifest),
+        *path_gates(manifest),
         *_batch_shapes(trials, manifest),
     ]
 
@@ -188,57 +191,37 @@ def _unequal_n(trials: pd.DataFrame, manifest: Mapping[str, Any]) -> list[Gate]:
     return gates
 
 
-def _sampler(manifest: Mapping[str, Any]) -> list[Gate]:
-    """Conditions that sample differently from their baseline: the sampler is then part of the difference."""
-    verbs = ("samples differently from", "sample differently from")
-    return _differs(manifest, "sampler", verbs, lambda c: c.get("sampling", {}))
+def _undefined(trials: pd.DataFrame, manifest: Mapping[str, Any]) -> list[Gate]:
+    """Probes without a value in valid trials: failing where a condition has none at all."""
+    gates = []
+    for probe, columns in probe_columns(trials, manifest).items():
+        for condition in conditions_of(trials, manifest) if columns else ():
+            rows = ok_rows(trials, condition)
+            missing = int(rows[columns[0]].isna().sum())
+            if missing:
+                fact = f"{probe} is undefined in {count(missing)} of {plural(len(rows), 'valid trial')} of"
+                end = "nothing can be said about it" if missing == len(rows) else "they are left out"
+                verdict = "fail" if missing == len(rows) else "warn"
+                gates.append(Gate(condition, "undefined", verdict, f"{fact} {condition}: {end}."))
+    return gates
 
 
-def _path(manifest: Mapping[str, Any]) -> list[Gate]:
-    """Conditions whose forward path differs from the baseline's by more than their writes."""
-    fields = ("replay_last_token", "recompute")
-    verbs = ("takes another path than", "take another path than")
-    return _differs(manifest, "path", verbs, lambda c: {f: c[f] for f in fields if f in c})
-
-
-def _differs(
-    manifest: Mapping[str, Any],
-    gate: str,
-    verbs: tuple[str, str],
-    read: Callable[[Mapping[str, Any]], Mapping[str, Any]],
-) -> list[Gate]:
-    """One gate for all conditions that differ from the baseline in the same way, under the first of them.
-    verbs: of one condition, of several."""
-    declared, baseline = manifest.get("conditions", {}), _baseline(manifest)
-    if baseline not in declared:
+def _one_sided(manifest: Mapping[str, Any]) -> list[Gate]:
+    """Contrasts of a distance from the clean run against a condition that is the clean run."""
+    primary, declared = _primary(manifest), manifest.get("conditions", {})
+    if kind_of_column(primary, manifest) != "kl":
         return []
-    reference = read(declared[baseline])
-    alike: dict[str, list[str]] = {}
-    for condition, spec in declared.items():
-        mine = read(spec)
-        changed = [k for k in dict.fromkeys([*mine, *reference]) if mine.get(k) != reference.get(k)]
-        if changed:
-            parts = [
-                f"{key} {_word(key, mine.get(key))}, not {_word(key, reference.get(key))}" for key in changed
-            ]
-            alike.setdefault("; ".join(parts), []).append(condition)
-    return [
-        Gate(
-            names[0],
-            gate,
-            "warn",
-            f"{listed(names)} {verbs[len(names) > 1]} {baseline} ({differences}): that is part of what is "
-            "compared, beside the writes.",
-        )
-        for differences, names in alike.items()
-    ]
-
-
-def _word(key: str, value: Any) -> str:
-    if isinstance(value, bool):
-        return "on" if value else "off"
-    # A temperature of 0 is greedy decoding; a top_k of 0 is no top-k at all.
-    return "off" if value is None or (key == "top_k" and value == 0) else str(value)
+    pairs = [(a, b) for a, b, _ in declared_pairs(manifest)]
+    clean = {name for name, condition in declared.items() if not condition.get("writes")}
+    bare = [(a, b) for a, b in pairs if (a in clean) != (b in clean)]
+    if not bare:
+        return []
+    named = listed([f"{a} against {b}" for a, b in bare])
+    sentence = (
+        f"{primary} is a distance from the same prompt without the writes: it is 0 where nothing is written, "
+        f"and never below. {named} can come out in one direction only: compare with a control that writes."
+    )
+    return [Gate(bare[0][0], "one_sided", "warn", sentence)]
 
 
 def _batch_shapes(trials: pd.DataFrame, manifest: Mapping[str, Any]) -> list[Gate]:

@@ -19,9 +19,10 @@ _INERT = ("inert", "shadowed")
 def result_gates(trials: pd.DataFrame, manifest: Mapping[str, Any]) -> list[Gate]:
     """Every gate that table and manifest call for: failures first, then warnings, then what was expected.
 
-    `inert`, `shadowed`, `partial`, `keys_ahead`, `expect` judge the writes; `identical` the
-    outputs; `no_valid_trials`, `failed`, `valid_rate`, `fewer_items`, `reused_items`, `unequal_n`, `sampler`,
-    `path`, `batch_shapes` the design.
+    `inert`, `shadowed`, `partial`, `keys_ahead`, `expect` judge the writes; `identical` the outcomes;
+    `no_valid_trials`, `failed`, `valid_rate`, `fewer_items`, `reused_items`, `unequal_n`, `undefined`,
+    `one_sided`, `sampler`, `path`, `round_trip`, `batch_shapes` the design. `reach`, `tautology` and
+    `feature_value` are the plan's.
     """
     found = [
         *write_gates.write_gates(receipts(trials, manifest), trials, manifest),

@@ -1,9 +1,11 @@
-"""Whether two conditions gave the same outputs: a control that equals its treatment cannot fail."""
+"""Whether two conditions gave the same outcomes: a control that equals its treatment cannot fail."""
 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
 
@@ -12,31 +14,124 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from analyses.gate import Gate
+from analyses.measured import probe_columns
+from analyses.receipts import full_precision
 from analyses.tables import conditions_of
 from analyses.wording import count, listed, plural, share
 
 SHARE = 0.99
 FEWEST = 3
+# Numbers that differ by less than this share of their size are equal but for rounding.
+SAME_FULL, SAME_LOW = 1e-5, 1e-2
 _KEY = ["stage", "item", "repeat"]
 
 
 def identical_gates(trials: pd.DataFrame, manifest: Mapping[str, Any]) -> list[Gate]:
-    """One gate for every group of conditions whose outputs agree in at least 99% of the valid trials that
+    """One gate for every group of conditions whose outcomes agree in at least 99% of the valid trials that
     they share, under the first of them that nothing explains.
 
     Expected where each differs from the group's first by nothing but writes that are declared no-ops or
-    inert, or is `same_as` one that is so explained. Outputs are the new tokens; where a run generates none,
-    the primary readout stands in. Two conditions that agree through a third are in one group.
+    inert, or is `same_as` one that is so explained. Two conditions that agree through a third are in one
+    group.
     """
-    codes, what = _codes(trials, manifest)
-    names = [name for name in conditions_of(trials, manifest) if name in codes.columns]
-    table = codes[names].to_numpy(dtype=np.int64) if names else np.empty((0, 0), dtype=np.int64)
+    outcomes = Outcomes.of(trials, manifest)
+    names = outcomes.conditions
     agreement = {
-        (names[i], names[j]): _agreement(table[:, i], table[:, j])
+        (names[i], names[j]): outcomes.agreement(names[i], names[j])
         for j in range(len(names))
         for i in range(j)
     }
-    return [_gate(group, agreement, what, manifest) for group in _groups(names, agreement)]
+    return [_gate(group, agreement, outcomes.what, manifest) for group in _groups(names, agreement)]
+
+
+@dataclass(frozen=True)
+class Outcomes:
+    """What came of each trial, comparable across conditions: the new tokens, where the run generates a text,
+    and every column of its probes. Where there is neither, the primary readout stands in.
+
+    tokens: [trials, conditions], equal numbers for equal texts and -1 for none; None without texts. values:
+    [conditions, trials, numbers], lists flattened, NaN where nothing is; tolerance: [numbers].
+    """
+
+    conditions: tuple[str, ...]
+    what: str
+    tokens: NDArray[np.int64] | None
+    values: NDArray[np.float64]
+    tolerance: NDArray[np.float64]
+    relative: float
+
+    @staticmethod
+    def of(trials: pd.DataFrame, manifest: Mapping[str, Any]) -> Outcomes:
+        """The outcomes of a run's valid trials."""
+        rows = trials[trials["status"] == "ok"].drop_duplicates([*_KEY, "condition"])
+        names = [n for n in conditions_of(trials, manifest) if n in set(rows["condition"])]
+        items = pd.MultiIndex.from_frame(rows[_KEY].drop_duplicates())
+        place = items.get_indexer(pd.MultiIndex.from_frame(rows[_KEY]))
+        column = pd.Index(names).get_indexer(pd.Index(rows["condition"]))
+        tokens = _tokens(rows, (len(items), len(names)), place, column)
+        probes = {name: found for name, found in probe_columns(rows, manifest).items() if found}
+        what = [] if tokens is None else ["output tokens"]
+        if probes:
+            what.append(f"values of {listed(list(probes))}")
+        columns = [each for found in probes.values() for each in found]
+        primary = manifest.get("contrasts", {}).get("primary", "score")
+        if not what and primary in rows.columns:
+            what, columns = [f"values of {primary}"], [primary]
+        flat = [_numbers(rows[each]) for each in columns]
+        table = np.concatenate(flat, axis=1) if flat else np.empty((len(rows), 0))
+        values = np.full((len(names), len(items), table.shape[1]), np.nan)
+        values[column, place] = table
+        relative = SAME_FULL if full_precision(manifest) else SAME_LOW
+        return Outcomes(tuple(names), listed(what), tokens, values, _scale(table) * relative, relative)
+
+    def agreement(self, first: str, second: str) -> tuple[int, int]:
+        """Trials that both conditions have, and those of them in which everything is equal: tokens exactly,
+        numbers up to what rounding makes of them."""
+        i, j = self.conditions.index(first), self.conditions.index(second)
+        a, b = self.values[i], self.values[j]
+        none_a, none_b = np.isnan(a), np.isnan(b)
+        with np.errstate(invalid="ignore"):
+            allowed = self.tolerance + self.relative * np.maximum(np.abs(a), np.abs(b))
+            close = (a == b) | (np.abs(a - b) <= allowed)
+        equal = (close | (none_a & none_b)).all(axis=1)
+        if self.tokens is not None:
+            both = (self.tokens[:, i] >= 0) & (self.tokens[:, j] >= 0)
+            equal &= self.tokens[:, i] == self.tokens[:, j]
+        else:
+            both = ~none_a.all(axis=1) & ~none_b.all(axis=1)
+        return int(both.sum()), int(equal[both].sum())
+
+
+def _tokens(
+    rows: pd.DataFrame, shape: tuple[int, int], place: NDArray[Any], column: NDArray[Any]
+) -> NDArray[np.int64] | None:
+    if "output_ids" not in rows.columns:
+        return None
+    texts = pd.Series([output_of(value) for value in rows["output_ids"]], dtype=object)
+    if texts.isna().all():
+        return None
+    found = np.full(shape, -1, dtype=np.int64)
+    found[place, column] = pd.factorize(texts)[0]
+    return found
+
+
+def _numbers(column: pd.Series) -> NDArray[np.float64]:
+    """A column of numbers or of lists of numbers as [rows, longest list], NaN where nothing is."""
+    cells = [np.atleast_1d(np.asarray([] if _missing(v) else v, dtype=np.float64)) for v in column]
+    found = np.full((len(cells), max((len(cell) for cell in cells), default=0)), np.nan)
+    for row, cell in enumerate(cells):
+        found[row, : len(cell)] = cell
+    return found
+
+
+def _missing(value: Any) -> bool:
+    return value is None or (isinstance(value, float) and math.isnan(value))
+
+
+def _scale(table: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The mean size of each number, by which a difference near 0 is judged."""
+    sizes = np.where(np.isfinite(table), np.abs(table), 0.0)
+    return np.asarray(sizes.sum(axis=0) / np.maximum(1, np.isfinite(table).sum(axis=0)))
 
 
 def _groups(names: Sequence[str], agreement: Mapping[tuple[str, str], tuple[int, int]]) -> list[list[str]]:
@@ -58,28 +153,6 @@ def output_of(value: Any) -> tuple[int, ...] | None:
         return None
     found = tuple(int(token) for token in value)
     return found if found else None
-
-
-def _codes(trials: pd.DataFrame, manifest: Mapping[str, Any]) -> tuple[pd.DataFrame, str]:
-    """A table of items by conditions in which equal outputs of one run have equal numbers, -1 where there
-    is none."""
-    rows = trials[trials["status"] == "ok"].drop_duplicates([*_KEY, "condition"])
-    what = "output tokens"
-    values = pd.Series([None] * len(rows), index=rows.index, dtype=object)
-    if "output_ids" in rows.columns:
-        values = pd.Series([output_of(v) for v in rows["output_ids"]], index=rows.index, dtype=object)
-    primary = manifest.get("contrasts", {}).get("primary", "score")
-    if values.isna().all() and primary in rows.columns:
-        what = f"values of {primary}"
-        values = rows[primary].astype(object).where(rows[primary].notna(), None)
-    numbers = pd.factorize(values)[0]
-    wide = rows.assign(_code=numbers).set_index([*_KEY, "condition"])["_code"].unstack("condition")
-    return wide.fillna(-1).astype(np.int64), what
-
-
-def _agreement(a: NDArray[np.int64], b: NDArray[np.int64]) -> tuple[int, int]:
-    both = (a >= 0) & (b >= 0)
-    return int(both.sum()), int((a[both] == b[both]).sum())
 
 
 def _gate(

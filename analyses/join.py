@@ -7,7 +7,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
+from analyses.columns import INTEGERS, NUMBER, NUMBERS
+
+HELD: Mapping[str, pa.DataType] = {
+    NUMBER: pa.float64(),
+    NUMBERS: pa.list_(pa.float64()),
+    INTEGERS: pa.list_(pa.int64()),
+}
 RECEIPT_COLUMNS: Mapping[str, pa.DataType] = {
     "positions_prefill": pa.int64(),
     "positions_decode": pa.int64(),
@@ -55,12 +63,13 @@ def join(
     plan: pa.Table,
     results: Iterable[Mapping[str, Any]],
     receipt_order: Mapping[str, Sequence[str]],
-    score_columns: Sequence[str],
+    score_columns: Mapping[str, str],
 ) -> pa.Table:
     """One row per planned trial, in the plan's order.
 
     results: finished trials by `key`, in the form of a run's segments (receipts in the order that
-    `receipt_order` gives per condition). A trial without a result is `pending`, or `invalid` where the plan
+    `receipt_order` gives per condition). score_columns: those of the readouts, with what each holds
+    (`number`, `numbers`, `integers`). A trial without a result is `pending`, or `invalid` where the plan
     says why it cannot run.
     """
     found = {result["key"]: result for result in results}
@@ -79,12 +88,13 @@ def join(
     columns["status"] = pa.array(statuses, pa.string())
     columns["reason"] = pa.array(reasons, pa.string())
     columns |= {name: plan[name] for name in names[place:] if not name.startswith("grid.")}
+    columns["n_prompt"] = pc.list_value_length(plan["target_ids"]).cast(pa.int64())
     for name, kind in OUTCOME_TYPES.items():
         columns[name] = pa.array([None if r is None else r[name] for r in rows], kind)
     columns |= {name: plan[name] for name in names if name.startswith("grid.")}
-    for name in score_columns:
+    for name, held in score_columns.items():
         values = [None if r is None or r["status"] != "ok" else r["scores"].get(name) for r in rows]
-        columns[name] = pa.array([None if v is None else float(v) for v in values], pa.float64())
+        columns[name] = pa.array(values, HELD[held])
     columns |= _receipts(plan["condition"].to_pylist(), rows, receipt_order)
     for name, kind in TAIL_TYPES.items():
         columns[name] = pa.array([None if r is None else r[name] for r in rows], kind)

@@ -6,9 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from analyses.published import ONE_TEXT
+from analyses.tables import SCORES
 from analyses.wording import count, figure, p_value, plural, small
-
-_APART = ("markers", "bonus", "strict", "perplexity")
 
 
 def to_markdown(summary: Mapping[str, Any]) -> str:
@@ -20,6 +19,8 @@ def to_markdown(summary: Mapping[str, Any]) -> str:
         lines += [str(experiment["question"]), ""]
     lines += [_about(summary), ""]
     lines += ["## Gates", "", *_gates(summary), ""]
+    if summary["checks"]:
+        lines += ["## Checks", "", *_checks(summary), ""]
     lines += ["## What each condition does", "", *_words(summary), ""]
     lines += ["## Results by condition", "", *_results(summary), ""]
     lines += ["## Contrasts", "", *_contrasts(summary), ""]
@@ -58,6 +59,15 @@ def _gates(summary: Mapping[str, Any]) -> list[str]:
     return [f"- **{gate['verdict']}** ({gate['gate']}): {gate['sentence']}" for gate in summary["gates"]]
 
 
+def _checks(summary: Mapping[str, Any]) -> list[str]:
+    about = (
+        "What must come out in a known way. `same`: in no trial different. `different`: in most trials. "
+        "`higher`, `lower`: on average; tests are clustered by donor and target, and corrected together, by "
+        "Holm."
+    )
+    return [*(f"- **{each['verdict']}**: {each['sentence']}" for each in summary["checks"]), "", about]
+
+
 def _words(summary: Mapping[str, Any]) -> list[str]:
     lines = []
     for name, condition in summary["conditions"].items():
@@ -69,8 +79,18 @@ def _words(summary: Mapping[str, Any]) -> list[str]:
 
 def _results(summary: Mapping[str, Any]) -> list[str]:
     primary = summary["primary"]
-    apart = [c for c in _APART if c != primary and _has(summary, c)]
-    head = ["condition", "n", "mean", "sd", "median", "range", ">= 8", ">= 5", "0", *apart]
+    apart = others(summary)
+    shares = ("strong", "moderate", "none") if primary == SCORES[0] else ()
+    head = [
+        "condition",
+        "n",
+        "mean",
+        "sd",
+        "median",
+        "range",
+        *((">= 8", ">= 5", "0") if shares else ()),
+        *apart,
+    ]
     rows = []
     for name, condition in summary["conditions"].items():
         found = condition["readouts"].get(primary, {})
@@ -80,13 +100,17 @@ def _results(summary: Mapping[str, Any]) -> list[str]:
                 count(condition["n"]),
                 *(figure(found.get(key)) for key in ("mean", "sd", "median")),
                 f"{figure(found.get('minimum'))} to {figure(found.get('maximum'))}",
-                *(percent(found.get(key)) for key in ("strong", "moderate", "none")),
+                *(percent(found.get(key)) for key in shares),
                 *(figure(condition["readouts"].get(c, {}).get("mean")) for c in apart),
             ]
         )
+    told = (
+        ", and the shares of at least 8 (strong), at least 5 (moderate, the strong ones included) and 0 "
+        "(none)"
+    )
     about = (
-        f"{primary}: mean, sd (ddof 1), median, range, and the shares of at least 8 (strong), at least 5 "
-        "(moderate, the strong ones included) and 0 (none). The other readouts are means, exploratory."
+        f"{primary}: mean, sd (ddof 1), median, range{told if shares else ''}. The other readouts are means, "
+        "exploratory. Readouts that are lists are in `trials.parquet`."
     )
     notes = [
         f"- `{name}`, {column}: {found['note']}."
@@ -97,8 +121,10 @@ def _results(summary: Mapping[str, Any]) -> list[str]:
     return [*_table(head, rows), "", about, *(["", *notes] if notes else [])]
 
 
-def _has(summary: Mapping[str, Any], column: str) -> bool:
-    return any(column in condition["readouts"] for condition in summary["conditions"].values())
+def others(summary: Mapping[str, Any]) -> list[str]:
+    """The scalar readouts beside the primary one."""
+    found = dict.fromkeys(c for condition in summary["conditions"].values() for c in condition["readouts"])
+    return [column for column in found if column != summary["primary"]]
 
 
 def _contrasts(summary: Mapping[str, Any]) -> list[str]:
@@ -131,7 +157,46 @@ def _contrasts(summary: Mapping[str, Any]) -> list[str]:
         "ddof 1."
     )
     sentences = [f"- {with_note(each)}" for each in summary["contrasts"]]
+    adjusted = [each for each in summary["contrasts"] if each.get("adjusted")]
+    if adjusted:
+        return [*sentences, "", *_table(head, rows), "", about, "", *_adjusted(adjusted)]
     return [*sentences, "", *_table(head, rows), "", about]
+
+
+def _adjusted(contrasts: Sequence[Mapping[str, Any]]) -> list[str]:
+    head = ["contrast", "covariate: mean gap, slope", "difference", "adjusted", "95% CI", "p", "p (Holm)"]
+    rows = []
+    for each in contrasts:
+        found = each["adjusted"]
+        told = [
+            f"{name}: {figure(found['gaps'].get(name))}, {small(found['slopes'].get(name))}"
+            for name in found["covariates"]
+        ]
+        low, high = figure(found["ci_low"]), figure(found["ci_high"])
+        rows.append(
+            [
+                f"`{each['condition']}` - `{each['against']}`",
+                "; ".join(told),
+                figure(each["difference"]),
+                figure(found["difference"]),
+                "undefined" if found["ci_low"] is None else f"{low} to {high}",
+                _bare(found["p"]),
+                _bare(found["p_holm"]),
+            ]
+        )
+    about = (
+        "Adjusted: the difference at equal covariates, by least squares over the pairs, clustered as the "
+        "others. Holm corrects over the adjusted differences, apart."
+    )
+    return [
+        "### Adjusted",
+        "",
+        *(f"- {c['adjusted']['sentence']}" for c in contrasts),
+        "",
+        *_table(head, rows),
+        "",
+        about,
+    ]
 
 
 def _trends(summary: Mapping[str, Any]) -> list[str]:

@@ -15,7 +15,7 @@ from analyses.wording import count, plural
 
 OWN = "donor"  # the role of the donor that an item is drawn with
 OTHER = "other_donor"
-_KEY = ["stage", "item", "repeat"]
+KEY = ["stage", "item", "repeat"]
 _NO_DONOR = (None, "", "self")
 
 
@@ -92,10 +92,10 @@ def pair(
 def _side(trials: pd.DataFrame, condition: str, column: str) -> pd.DataFrame:
     rows = ok_rows(trials, condition)
     rows = rows[rows[column].notna()]
-    if rows.duplicated(_KEY).any():
-        twice = rows[rows.duplicated(_KEY)].iloc[0]
+    if rows.duplicated(KEY).any():
+        twice = rows[rows.duplicated(KEY)].iloc[0]
         raise ValueError(f"{condition}: two valid trials of item {twice['item']}, repeat {twice['repeat']}")
-    side = rows.set_index(_KEY)
+    side = rows.set_index(KEY)
     held = {name: side[name] if name in side.columns else None for name in ("donor", "target", "donor_ids")}
     return pd.DataFrame({"value": side[column], **held}, index=side.index)
 
@@ -103,7 +103,8 @@ def _side(trials: pd.DataFrame, condition: str, column: str) -> pd.DataFrame:
 def roles_read(condition: Mapping[str, Any]) -> tuple[str, ...]:
     """The roles of the donors that a condition of a manifest reads, in its prompt or its writes: `donor`
     (the item's own) first, then `other_donor` and those of `value: donor:ROLE`. None for a baseline."""
-    found = [part for part in str(condition.get("prompt", "target")).split("+") if part == OWN]
+    parts = str(condition.get("prompt", "target")).split("+")
+    found = [part.removeprefix(f"{OWN}:") for part in parts if part.partition(":")[0] == OWN]
     for write in (condition.get("writes") or {}).values():
         value = write.get("value")
         role = value.get("role") if isinstance(value, Mapping) else None

@@ -9,7 +9,7 @@ from analyses.gate import Gate
 from analyses.receipts import PHASES, Receipt
 from analyses.wording import count, listed, plural
 
-_NO_DONOR = ("self", "random", "none")
+_NO_DONOR = ("self", "random", "none", "mean", "constant", "number")
 
 
 def partial_gates(found: Sequence[Receipt]) -> list[Gate]:
@@ -39,7 +39,9 @@ def _reasons(receipt: Receipt, phase: str) -> list[str]:
     spec = receipt.spec
     window = str(spec.get("positions", "all"))
     reasons = []
-    if spec.get("site") == "kv_cache":
+    if spec.get("site") == "attention_edge":
+        reasons.append(_edges(phase))
+    elif spec.get("site") == "kv_cache":
         reasons.append("donor and target differ in length: only as many slots are replaced as both have")
     elif (
         phase == "prefill" and _from_donor(receipt) and not re.fullmatch(r"(first|last|index):-?\d+", window)
@@ -50,6 +52,12 @@ def _reasons(receipt: Receipt, phase: str) -> list[str]:
     if receipt.guard is not None:
         reasons.append(f"outputs of fewer than {receipt.guard} positions are left alone")
     return reasons or [f"some prompts or sources are shorter than the window {window}"]
+
+
+def _edges(phase: str) -> str:
+    if phase == "decode":
+        return "the keys asked had left the attention window"
+    return "the other queries have no such edge, standing before every key asked or too far behind"
 
 
 def _from_donor(receipt: Receipt) -> bool:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from analyses.checks import checks
 from analyses.contrasts import Contrast, contrasts, naive_against_baseline, naive_between_arms
 from analyses.gates import all_gates
 from analyses.markdown import to_markdown
@@ -30,9 +31,9 @@ Summary = dict[str, Any]
 def summarise(run: Run) -> Summary:
     """Everything that the reports show, as plain JSON values: no NaN, no infinity (both become null).
 
-    `conditions` maps each name to its counts, words and one description per readout; `contrasts`, `trends`,
-    `repeats`, `gates` and `receipts` are lists; `published` is null or the block with the figures of this run
-    computed the same way; `unfinished` is null or one sentence on the trials that have not ended.
+    `conditions` maps each name to its counts, words and one description per readout; `contrasts`, `checks`,
+    `trends`, `repeats`, `gates` and `receipts` are lists; `published` is null or the block with the figures
+    of this run computed the same way; `unfinished` is null or one sentence on the trials that have not ended.
     """
     trials, manifest = run.trials, run.manifest
     experiment = manifest.get("experiment", {})
@@ -49,6 +50,7 @@ def summarise(run: Run) -> Summary:
         "statistics": options.get("statistics", "paired_clustered"),
         "conditions": _conditions(trials, manifest),
         "contrasts": [_contrast(each) for each in found],
+        "checks": [asdict(each) for each in checks(trials, manifest)],
         "trends": [asdict(each) for each in trends(trials, manifest)],
         "repeats": [asdict(each) for each in by_repeat(trials, manifest)],
         "gates": [asdict(gate) for gate in all_gates(trials, manifest)],
@@ -123,9 +125,27 @@ def _contrast(each: Contrast) -> dict[str, Any]:
         "note": each.note,
         "sentence": each.sentence,
     }
+    if each.adjusted is not None:
+        flat["adjusted"] = _adjusted(each)
     if each.naive is not None:
         flat["as_published"] = asdict(each.naive)
     return flat
+
+
+def _adjusted(each: Contrast) -> dict[str, Any]:
+    found = each.adjusted
+    assert found is not None
+    test = asdict(found.test) if found.test is not None else {}
+    return {
+        "covariates": list(found.covariates),
+        "difference": test.get("mean"),
+        **{key: test.get(key) for key in ("n", "se", "df", "t", "p", "ci_low", "ci_high", "effective_n")},
+        "p_holm": each.adjusted_p_holm,
+        "slopes": dict(found.slopes),
+        "gaps": dict(found.gaps),
+        "note": found.note,
+        "sentence": each.adjusted_sentence,
+    }
 
 
 def _receipt(each: Receipt) -> dict[str, Any]:

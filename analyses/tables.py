@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,39 +12,13 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from analyses.columns import GRID, NUMBER, NUMBERS, RECEIPTS, STRUCTURE
 from analyses.join import join
 
 SCHEMA = 1
 SCORES = ("score", "markers", "bonus", "strict", "perplexity")
 _UNFINISHED = ("running", "interrupted")
 REQUIRED = ("stage", "condition", "item", "repeat", "status")
-_STRUCTURE = frozenset(
-    {
-        "key",
-        "experiment",
-        "stage",
-        "condition",
-        "item",
-        "donor",
-        "target",
-        "group",
-        "split",
-        "repeat",
-        "seed",
-        "status",
-        "reason",
-        "target_ids",
-        "donor_ids",
-        "output_ids",
-        "text",
-        "n_new",
-        "finish",
-        "origin",
-        "batch_rows",
-        "batch_length",
-        "min_margin",
-    }
-)
 
 
 class TableError(Exception):
@@ -89,15 +63,15 @@ def load_run(folder: Path | str) -> Run:
 def value_columns(trials: pd.DataFrame) -> tuple[str, ...]:
     """The scalar readouts of a table: the behaviour scores first, then every other numeric column.
 
-    Receipts (`<write>.positions_prefill`, ...), grid axes and the trial's own fields are not readouts.
+    Receipts (`<write>.positions_prefill`, ...), grid axes, lists and the trial's own fields are not.
     """
     known = [name for name in SCORES if name in trials.columns]
     others = [
         str(name)
         for name in trials.columns
-        if name not in _STRUCTURE
-        and name not in SCORES
-        and "." not in str(name)
+        if name not in (*STRUCTURE, *SCORES)
+        and not str(name).startswith(f"{GRID}.")
+        and str(name).rpartition(".")[2] not in RECEIPTS
         and pd.api.types.is_numeric_dtype(trials[name])
     ]
     return (*known, *others)
@@ -154,9 +128,24 @@ def _so_far(folder: Path, plan: Path, manifest: Mapping[str, Any]) -> pd.DataFra
     orders = {
         name: condition.get("receipt_order", ()) for name, condition in manifest.get("conditions", {}).items()
     }
-    scores = dict.fromkeys(name for result in results.values() for name in result.get("scores") or ())
-    joined: pd.DataFrame = join(_read_parquet(plan), results.values(), orders, list(scores)).to_pandas()
+    joined: pd.DataFrame = join(
+        _read_parquet(plan), results.values(), orders, _readout_columns(manifest, results.values())
+    ).to_pandas()
     return joined
+
+
+def _readout_columns(manifest: Mapping[str, Any], results: Iterable[Mapping[str, Any]]) -> dict[str, str]:
+    """The columns of the readouts, with what each holds: as the manifest says, and of other names what the
+    results have."""
+    columns = {
+        name: held
+        for readout in (manifest.get("readout") or {}).values()
+        for name, held in readout["columns"].items()
+    }
+    for result in results:
+        for name, value in (result.get("scores") or {}).items():
+            columns.setdefault(name, NUMBERS if isinstance(value, list) else NUMBER)
+    return columns
 
 
 def _read_segment(path: Path) -> list[dict[str, Any]]:

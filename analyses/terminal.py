@@ -10,14 +10,17 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from analyses.markdown import percent, repeat_cell, with_note
+from analyses.markdown import others, percent, repeat_cell, with_note
 from analyses.wording import count, figure, p_value
 
 WIDTH = 110
 _WIDE = 100
 _SIDE_BY_SIDE = 2
-_MAIN = ("mean", "sd", "med", "range", ">=8", ">=5", "0")
-_APART = {"mark": "markers", "bonus": "bonus", "strict": "strict", "ppl": "perplexity"}
+_MAIN = ("mean", "sd", "med", "range")
+_SHORT = {"markers": "mark", "perplexity": "ppl"}
+_MOST_APART = 4  # columns of other readouts; all of them are in summary.md
+_SHARES = (">=8", ">=5", "0")
+_VERDICTS = {"met": "green", "not met": "bold red", "undecided": "yellow"}
 _STYLES = {"fail": "bold red", "warn": "yellow", "expected": "dim", "pass": "green"}
 
 
@@ -40,6 +43,12 @@ def print_summary(console: Console, summary: Mapping[str, Any]) -> None:
         console.print(_repeats(summary["repeats"][start : start + _SIDE_BY_SIDE]), width=width)
     for each in summary["contrasts"]:
         console.print(Text(with_note(each)), width=width)
+        if each.get("adjusted"):
+            console.print(Text(each["adjusted"]["sentence"]), width=width)
+    for each in summary["checks"]:
+        line = Text(f"{each['verdict']}: ", style=_VERDICTS[each["verdict"]])
+        line.append(each["sentence"], style="")
+        console.print(line, width=width)
     for each in (*summary["trends"], *summary["repeats"]):
         console.print(Text(each["sentence"]), width=width)
     for gate in summary["gates"]:
@@ -55,7 +64,9 @@ def _conditions(summary: Mapping[str, Any], *, main: bool, apart: bool) -> Table
     title = f"{primary} by condition" if main else "other readouts, means"
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), title=title, title_justify="left")
     table.add_column("condition", overflow="fold", min_width=14, max_width=34)
-    heads = ["n", *(_MAIN if main else ()), *(_APART if apart else ())]
+    shares = _SHARES if primary == "score" else ()
+    beside = others(summary)[:_MOST_APART] if apart else []
+    heads = ["n", *((*_MAIN, *shares) if main else ()), *(_SHORT.get(column, column) for column in beside)]
     for head in heads:
         table.add_column(head, justify="right", no_wrap=True)
     for name, condition in summary["conditions"].items():
@@ -65,9 +76,8 @@ def _conditions(summary: Mapping[str, Any], *, main: bool, apart: bool) -> Table
         if main:
             cells += [_short(found.get(key)) for key in ("mean", "sd", "median")]
             cells.append(_range(found.get("minimum"), found.get("maximum")))
-            cells += [percent(found.get(key)) for key in ("strong", "moderate", "none")]
-        if apart:
-            cells += [_short(readouts.get(column, {}).get("mean")) for column in _APART.values()]
+            cells += [percent(found.get(key)) for key in ("strong", "moderate", "none")[: len(shares)]]
+        cells += [_short(readouts.get(column, {}).get("mean")) for column in beside]
         table.add_row(Text(_told(name, condition["label"])), *cells)
     return table
 

@@ -9,26 +9,28 @@ from typing import Any
 import pandas as pd
 
 from analyses.gate import Gate
-from analyses.identical import output_of
+from analyses.identical import Outcomes
 from analyses.partial import partial_gates
 from analyses.receipts import Receipt, full_precision
-from analyses.tables import ok_rows
 from analyses.wording import count, listed, plural, small
 
 INERT_FULL, INERT_LOW = 1e-6, 1e-3
 NOOP_FULL, NOOP_LOW = 1e-4, 1e-2
+_LOGITS = "first logits that it acts on"
 
 
 def write_gates(found: Sequence[Receipt], trials: pd.DataFrame, manifest: Mapping[str, Any]) -> list[Gate]:
     """The gates of every write. A condition without a valid trial is left to the gates of the design."""
     full = full_precision(manifest)
     gates: list[Gate] = []
+    idle = any(receipt.spec.get("expect") == "noop" for receipt in found)
+    outcomes = Outcomes.of(trials, manifest) if idle else None
     for receipt in found:
         if receipt.trials == 0:
             continue
         expected = receipt.spec.get("expect")
         if expected == "noop":
-            gates += _noop(receipt, full, trials, manifest)
+            gates += _noop(receipt, full, _same_outcomes(receipt.condition, outcomes, manifest))
         else:
             gates += _inert(receipt, full, expected == "inert")
         gates += _keys_ahead(receipt)
@@ -57,13 +59,16 @@ def _inert(receipt: Receipt, full: bool, expected: bool) -> list[Gate]:
     if receipt.total > 0 and not lost:
         gates += [Gate(receipt.condition, "inert", "fail", sentence) for sentence in unchanged]
         if receipt.change is None:
-            why = "its relative change" if receipt.spec.get("has_old", True) else "the logits beside it"
+            why = (
+                "its relative change" if receipt.spec.get("has_old", True) else f"the change of the {_LOGITS}"
+            )
             sentence = f"{receipt.name} wrote {_written(receipt)}, but {why} was not measured: not judged."
             gates.append(Gate(receipt.condition, "inert", "warn", sentence))
     return gates
 
 
-def _noop(receipt: Receipt, full: bool, trials: pd.DataFrame, manifest: Mapping[str, Any]) -> list[Gate]:
+def _noop(receipt: Receipt, full: bool, same: str) -> list[Gate]:
+    """same: how often the outcomes equal the baseline's, for the sentence."""
     dead = [sentence for phase in receipt.phases if (sentence := _never_fired(receipt, phase))]
     if dead:
         more = " It was expected to fire and to change nothing."
@@ -76,14 +81,13 @@ def _noop(receipt: Receipt, full: bool, trials: pd.DataFrame, manifest: Mapping[
         sentence = f"{receipt.name} was expected to change nothing, but its change was not measured."
         return [Gate(receipt.condition, "expect", "warn", sentence)]
     limit = NOOP_FULL if full else NOOP_LOW
-    what = "relative change" if receipt.spec.get("has_old", True) else "relative change of the logits"
+    what = "relative change" if receipt.spec.get("has_old", True) else f"relative change of the {_LOGITS}"
     measured = f"{_written(receipt)}, {what} {small(receipt.change)}"
     if receipt.change > limit:
         sentence = (
             f"{receipt.name} was expected to change nothing and does: {measured} (at most {limit:g} allowed)."
         )
         return [Gate(receipt.condition, "expect", "fail", sentence)]
-    same = _same_outputs(receipt.condition, trials, manifest)
     sentence = f"{receipt.name} fired and changed nothing, as expected: {measured}{same}."
     return [Gate(receipt.condition, "expect", "expected", sentence)]
 
@@ -94,6 +98,8 @@ def _never_fired(receipt: Receipt, phase: str) -> str:
     asked = receipt.asked[phase]
     if asked == 0:
         what = f"no position was asked of it in {plural(receipt.trials, 'trial')}"
+    elif receipt.spec.get("site") == "attention_edge":
+        what = f"none of the {plural(asked, 'query position')} asked had such an edge"
     else:
         what = f"0 of {plural(asked, 'position')} asked were written"
     return f"{receipt.name} never fired in {phase}: {what}.{_guard(receipt, phase)}"
@@ -110,7 +116,7 @@ def _guard(receipt: Receipt, phase: str) -> str:
 def _unchanged(receipt: Receipt, limit: float) -> list[str]:
     if receipt.total == 0 or receipt.change is None or receipt.change > limit:
         return []
-    what = "values" if receipt.spec.get("has_old", True) else "logits of the first new token"
+    what = "values" if receipt.spec.get("has_old", True) else _LOGITS
     return [
         f"{receipt.name} wrote {_written(receipt)} and changed nothing: relative change of the {what} "
         f"{small(receipt.change)}, where more than {limit:g} counts as a change."
@@ -158,18 +164,16 @@ def _as_expected(sentence: str) -> str:
     return f"{sentence} This was expected."
 
 
-def _same_outputs(condition: str, trials: pd.DataFrame, manifest: Mapping[str, Any]) -> str:
-    """How often the outputs equal the baseline's, where nothing but no-ops tells the two apart."""
+def _same_outcomes(condition: str, outcomes: Outcomes | None, manifest: Mapping[str, Any]) -> str:
+    """How often the outcomes equal the baseline's, where nothing but no-ops tells the two apart."""
     declared = manifest.get("conditions", {})
     baseline = manifest.get("contrasts", {}).get("baseline", "baseline")
-    if condition == baseline or baseline not in declared or "output_ids" not in trials.columns:
+    if outcomes is None or condition == baseline or not {condition, baseline} <= set(outcomes.conditions):
         return ""
-    here, there = declared[condition], declared[baseline]
+    here, there = declared[condition], declared.get(baseline, {})
     idle = all(write.get("expect") in ("noop", "inert") for write in here.get("writes", {}).values())
     if not idle or there.get("writes") or any(here.get(k) != there.get(k) for k in ("sampling", "prompt")):
         return ""
-    key = ["stage", "item", "repeat"]
-    mine, theirs = (ok_rows(trials, name).set_index(key)["output_ids"] for name in (condition, baseline))
-    both = pd.concat([mine, theirs], axis=1, join="inner", keys=["a", "b"])
-    equal = sum(output_of(a) == output_of(b) for a, b in zip(both["a"], both["b"], strict=True))
-    return f"; its outputs equal those of {baseline} in {count(equal)} of {plural(len(both), 'trial')}"
+    shared, equal = outcomes.agreement(condition, baseline)
+    what = outcomes.what.replace("output tokens", "outputs")
+    return f"; its {what} equal those of {baseline} in {count(equal)} of {plural(shared, 'trial')}"

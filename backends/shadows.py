@@ -46,7 +46,6 @@ def _later(plan: RowPlan, write: Write) -> list[WritePlan]:
         item
         for item in plan.writes
         if item.write.tensor == write.tensor
-        and item.write.site == item.write.tensor
         and item.write.order > write.order
         and item.write.overwrites
         and (item.write.heads is None or item.write.heads == write.heads)

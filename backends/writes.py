@@ -202,7 +202,7 @@ class Write:
     @property
     def overwrites(self) -> bool:
         """Whether nothing of what was there is left at the positions and heads that it covers."""
-        return self.op in ("replace", "zero")
+        return self.op in ("replace", "zero") and self.features is None
 
     @property
     def counted_on(self) -> tuple[str, ...]:

@@ -25,6 +25,7 @@ patchbay: declarative interpretability experiments on language models
   python -m runner list                                  experiments, interventions, models, prompts
   python -m runner show NAME                             an experiment: its YAML, and its conditions in words
   python -m runner try +experiment=NAME item=3           texts of one item in all conditions, at once
+  python -m runner check model=NAME [suite=full]         identities that must hold, measured on a model
   python -m runner train-organism                        train the embedded model anew
 
 Keys of every run:
@@ -180,6 +181,13 @@ def _try(words: Sequence[str], console: Console) -> int:
     return try_item(list(line.words), line.config_dir, console)
 
 
+def _check(words: Sequence[str], console: Console) -> int:
+    from runner.check import check_model
+
+    line = take_apart(words)
+    return check_model(line.words, line.config_dir, console)
+
+
 def _train(words: Sequence[str], console: Console) -> int:
     from organisms.train import main as train
 
@@ -190,6 +198,7 @@ SUBCOMMANDS: dict[str, Callable[[Sequence[str], Console], int]] = {
     "list": _list,
     "show": _show,
     "try": _try,
+    "check": _check,
     "train-organism": _train,
 }
 

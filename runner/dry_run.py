@@ -19,6 +19,8 @@ from analyses.published import blocks, deltas
 from analyses.tables import TableError, load_run
 from runner import status
 from runner.config.resolve import Design
+from runner.execute import passes
+from runner.plan import Trial
 from runner.plan_gates import plan_gates
 from runner.prepare import Prepared, prepare
 from runner.results.store import versions
@@ -35,7 +37,7 @@ def dry_run(design: Design, console: Console, config_dir: Path | None, output_ro
     Raises BackendError where the weights are not here, ConfigurationError for banks.
     """
     prepared = prepare(design, config_dir, download=False)
-    plan, pairing = prepared.plan, prepared.pairing
+    design, plan, pairing = prepared.design, prepared.plan, prepared.pairing
     console.print(Text(f"{design.name}: {design.question}", style="bold"))
     for note in design.layer_notes:
         console.print(note, style="dim")
@@ -55,11 +57,14 @@ def dry_run(design: Design, console: Console, config_dir: Path | None, output_ro
     table.add_row("distinct donors, targets, pairs", _distinct(prepared))
     table.add_row("distinct prompts", f"{plan.distinct_prompts:,}")
     table.add_row("prompt tokens", f"{_prompt_tokens(prepared):,} in distinct prompts")
-    table.add_row("new tokens", f"up to {plan.new_tokens:,}")
+    asked = f"up to {plan.new_tokens:,}" if plan.decodes else "none: no readout reads a text"
+    table.add_row("new tokens", asked)
     table.add_row("batches", f"{_batches(prepared):,}")
-    table.add_row(
-        "time", f"about {_estimate(prepared):.0f} s, from a probe of {PROBE_TOKENS} tokens in one full batch"
-    )
+    if plan.decodes:
+        told = f"from a probe of {PROBE_TOKENS} tokens in one full batch"
+        table.add_row("time", f"about {_estimate(prepared):.0f} s, {told}")
+    else:
+        table.add_row("time", f"about {_estimate_scores(prepared):.0f} s, from one full batch")
     for reason, count in invalid.most_common():
         table.add_row("invalid", f"{count:,}: {reason}")
     console.print(table)
@@ -91,9 +96,8 @@ def _estimate(prepared: Prepared) -> float:
     trials = [t for t in prepared.plan.trials if t.invalid is None]
     if not trials:
         return 0.0
-    every = list(batches(trials, prepared.backend.footprint, prepared.design.backend.max_rows))
-    sample = max(every, key=len)
-    seconds = []
+    sample = _longest_batch(prepared, trials)
+    seconds: list[float] = []
     for tokens in (2, 2, PROBE_TOKENS):  # the first warms up
         rows = [replace(t.row, sampling=replace(t.row.sampling, max_new_tokens=tokens)) for t in sample]
         started = time.perf_counter()
@@ -102,6 +106,27 @@ def _estimate(prepared: Prepared) -> float:
     per_token = max(0.0, seconds[2] - seconds[1]) / (PROBE_TOKENS - 2) / len(sample)
     fixed = max(0.0, seconds[1] / len(sample) - 2 * per_token)
     return sum(fixed + per_token * t.row.sampling.max_new_tokens for t in trials)
+
+
+def _estimate_scores(prepared: Prepared) -> float:
+    """Seconds for a plan without generated text: its largest batch is measured twice, the first time to warm
+    up."""
+    trials = [t for t in prepared.plan.trials if t.invalid is None]
+    if not trials:
+        return 0.0
+    sample = _longest_batch(prepared, trials)
+    seconds = 0.0
+    for _ in range(2):
+        started = time.perf_counter()
+        for each in passes(prepared.design.measured):
+            prepared.backend.score([each.row(trial, ()) for trial in sample], each.probes)
+        seconds = time.perf_counter() - started
+    return seconds * len(trials) / len(sample)
+
+
+def _longest_batch(prepared: Prepared, trials: list[Trial]) -> list[Trial]:
+    every = batches(trials, prepared.backend.footprint, prepared.design.backend.max_rows)
+    return max(every, key=len)
 
 
 def _print_detectable(prepared: Prepared, console: Console, output_root: Path) -> None:

@@ -10,16 +10,17 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from backends.contract import Backend, BackendError, OutOfMemory
-from backends.measures import Measured, Probe, ScoreRow
-from backends.rows import Decoded, Receipt
+from backends.measures import Measured, Probe, Scored, ScoreRow
+from backends.rows import Decoded, Finish, Receipt
 from backends.tokenizer import Tokenizer
+from runner.config.readouts import Readout
 from runner.keys import receipt_order
 from runner.plan import Trial
 from runner.schedule import batches
 from runner.scores.behaviour import behaviour
 
 Result = dict[str, Any]
-PERPLEXITY = Probe("perplexity", "perplexity")
+Scores = dict[str, float | int | list[float | None] | None]
 
 
 class Watcher(Protocol):
@@ -30,6 +31,50 @@ class Watcher(Protocol):
     def note(self, sentence: str) -> None: ...
 
 
+@dataclass(frozen=True)
+class Pass:
+    """Probes that are measured in one call. follows: the readout whose fixed text comes after the prompts;
+    of_output: the generated one does."""
+
+    probes: tuple[Probe, ...]
+    follows: str | None = None
+    of_output: bool = False
+
+    def row(self, trial: Trial, output: tuple[int, ...]) -> ScoreRow:
+        """A trial as this call takes it."""
+        if self.of_output:
+            return ScoreRow(trial.row, output, trial.tokens)
+        fixed = () if self.follows is None else trial.continuations[self.follows]
+        return ScoreRow(trial.row, fixed, trial.tokens)
+
+
+def passes(readouts: Sequence[Readout]) -> tuple[Pass, ...]:
+    """The calls that a set of readouts needs: one for all that read prompts, which takes the first fixed text
+    along, one for each further fixed text, one for the generated text."""
+    plain = [r.probe for r in readouts if r.probe and not r.of_output and r.continuation is None]
+    fixed = [(r.name, r.probe) for r in readouts if r.probe and r.continuation is not None]
+    output = tuple(r.probe for r in readouts if r.probe and r.of_output)
+    found = [Pass((*plain, *(probe for _, probe in fixed[:1])), fixed[0][0] if fixed else None)]
+    found += [Pass((probe,), name) for name, probe in fixed[1:]]
+    found.append(Pass(output, of_output=True))
+    return tuple(each for each in found if each.probes)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of a trial: the generated text and what was measured. output_ids: empty where nothing was
+    generated."""
+
+    values: Mapping[str, Measured]
+    receipts: Mapping[str, Receipt]
+    batch_rows: int
+    batch_length: int
+    invalid: str | None = None
+    output_ids: tuple[int, ...] = ()
+    finish: Finish | None = None
+    min_margin: float | None = None
+
+
 @dataclass
 class Executor:
     """Runs trials on a backend. record: called with the results of each finished batch, before the next
@@ -37,7 +82,7 @@ class Executor:
 
     backend: Backend
     tokenizer: Tokenizer
-    readouts: Sequence[str]
+    readouts: Sequence[Readout]
     record: Callable[[Iterable[Result]], None]
     watcher: Watcher
     most_rows: int | None = None
@@ -80,28 +125,68 @@ class Executor:
         return blank(trial.key, "failed", error)
 
     def _batch(self, batch: Sequence[Trial]) -> list[Result]:
-        started = time.perf_counter()
-        decoded = self.backend.decode([trial.row for trial in batch])
-        middle = time.perf_counter()
-        self.times["decode"] += middle - started
-        perplexities: list[Measured] = [None] * len(batch)
-        if "perplexity" in self.readouts:
-            rows = [ScoreRow(t.row, d.output_ids) for t, d in zip(batch, decoded, strict=True)]
-            perplexities = [s.values["perplexity"] for s in self.backend.score(rows, [PERPLEXITY])]
-        results = []
-        for trial, outcome, value in zip(batch, decoded, perplexities, strict=True):
-            text = self.tokenizer.decode(outcome.output_ids)
-            scores = text_scores(text, self.readouts) | (
-                {} if value is None else {"perplexity": finite(value)}
-            )
-            results.append(result_of(trial, outcome, text, scores))
-        self.times["score"] += time.perf_counter() - middle
-        return results
+        return measure(self.backend, self.tokenizer, self.readouts, batch, self.times)
 
 
-def text_scores(text: str, readouts: Sequence[str]) -> dict[str, float | int | None]:
-    """The scores that need the text alone."""
-    if "behaviour" not in readouts:
+def measure(
+    backend: Backend,
+    tokenizer: Tokenizer,
+    readouts: Sequence[Readout],
+    batch: Sequence[Trial],
+    times: dict[str, float],
+) -> list[Result]:
+    """Generate for a batch where a readout reads the text, then measure what ran as asked. times: takes up
+    the seconds of `decode` and `score`."""
+    started = time.perf_counter()
+    decoded: Sequence[Decoded | None] = [None] * len(batch)
+    if any(readout.of_output for readout in readouts):
+        decoded = backend.decode([trial.row for trial in batch])
+    middle = time.perf_counter()
+    times["decode"] += middle - started
+    scored: list[list[Scored]] = [[] for _ in batch]
+    runs = [at for at, outcome in enumerate(decoded) if outcome is None or outcome.invalid is None]
+    for each in passes(readouts):
+        rows = [each.row(batch[at], _output(decoded[at])) for at in runs]
+        for at, found in zip(runs, backend.score(rows, each.probes) if rows else (), strict=True):
+            scored[at].append(found)
+    kinds = [readout.kind for readout in readouts]
+    results = []
+    for trial, text, measured in zip(batch, decoded, scored, strict=True):
+        outcome = outcome_of(text, measured)
+        words = tokenizer.decode(outcome.output_ids)
+        values = {name: _stored(value) for name, value in outcome.values.items() if value is not None}
+        results.append(result_of(trial, outcome, words, text_scores(words, kinds) | values))
+    times["score"] += time.perf_counter() - middle
+    return results
+
+
+def _output(decoded: Decoded | None) -> tuple[int, ...]:
+    return () if decoded is None else decoded.output_ids
+
+
+def outcome_of(decoded: Decoded | None, scored: Sequence[Scored]) -> Outcome:
+    """A trial's outcome from its generated text and everything measured. Receipts and batch are those of the
+    text; without one, those of the first call."""
+    values = {name: value for found in scored for name, value in found.values.items()}
+    invalid = next((found.invalid for found in scored if found.invalid is not None), None)
+    if decoded is None:
+        first = scored[0]
+        return Outcome(values, first.receipts, first.batch_rows, first.batch_length, invalid)
+    return Outcome(
+        values,
+        decoded.receipts,
+        decoded.batch_rows,
+        decoded.batch_length,
+        decoded.invalid if decoded.invalid is not None else invalid,
+        decoded.output_ids,
+        decoded.finish,
+        decoded.min_margin,
+    )
+
+
+def text_scores(text: str, kinds: Sequence[str]) -> Scores:
+    """The scores that need the text alone. kinds: those of the readouts."""
+    if "behaviour" not in kinds:
         return {}
     found = behaviour(text)
     return {"score": found.score, "markers": found.markers, "bonus": found.bonus, "strict": found.strict}
@@ -126,9 +211,9 @@ def blank(key: str, status: str, reason: str) -> Result:
     }
 
 
-def result_of(trial: Trial, outcome: Decoded, text: str, scores: Mapping[str, float | int | None]) -> Result:
-    """A finished trial as it is stored: receipts in the canonical order of its writes, without their
-    names."""
+def result_of(trial: Trial, outcome: Outcome, text: str, scores: Scores) -> Result:
+    """A finished trial as it is stored: receipts in the canonical order of its writes, without their names.
+    Of a trial that is invalid nothing measured is kept."""
     order = receipt_order(trial.row.writes)
     return {
         "key": trial.key,
@@ -138,7 +223,7 @@ def result_of(trial: Trial, outcome: Decoded, text: str, scores: Mapping[str, fl
         "text": text,
         "n_new": len(outcome.output_ids),
         "finish": outcome.finish,
-        "scores": dict(scores),
+        "scores": dict(scores) if outcome.invalid is None else {},
         "receipts": [as_stored(outcome.receipts[name]) for name in order] if outcome.receipts else [],
         "origin": None,
         "batch_rows": outcome.batch_rows,
@@ -164,3 +249,7 @@ def as_stored(receipt: Receipt) -> dict[str, float | int | None]:
 def finite(value: Measured) -> float | None:
     """None for what JSON cannot hold."""
     return value if isinstance(value, float | int) and math.isfinite(value) else None
+
+
+def _stored(value: Measured) -> float | list[float | None] | None:
+    return [finite(each) for each in value] if isinstance(value, tuple) else finite(value)

@@ -26,7 +26,7 @@ from runner.config.resolve import config_hash, resolve
 from runner.config.spec import Spec
 from runner.execute import Executor
 from runner.plan_gates import plan_gates
-from runner.prepare import Prepared, plan_table, prepare, score_columns
+from runner.prepare import Prepared, plan_table, prepare
 from runner.progress import ProgressWatcher
 from runner.results.manifest import build, now
 from runner.results.resume import CannotResume, Choice, changed_inputs, choose, earlier_results, own_results
@@ -111,7 +111,7 @@ class _Job:
         executor = Executor(
             prepared.backend,
             prepared.tokenizer,
-            prepared.design.readouts,
+            prepared.design.measured,
             self.folder.append,
             watcher,
             prepared.design.backend.max_rows,
@@ -177,12 +177,13 @@ class _Job:
         """Results that this version has, or that earlier versions have and this one now takes over."""
         wanted = {t.key for t in prepared.plan.trials if t.invalid is None}
         stored = read_segments(self.folder.path)
-        own = own_results(self.folder.path, wanted, prepared.design.readouts)
+        own = own_results(self.folder.path, wanted, prepared.design.columns, prepared.design.text_kinds)
         taken = earlier_results(
             self.folder.path.parent,
             wanted - own.keys(),
             self.folder.path,
-            prepared.design.readouts,
+            prepared.design.columns,
+            prepared.design.text_kinds,
             lambda sentence: self.speaker.say(sentence, "yellow"),
         )
         unstored = [*(r for key, r in own.items() if key not in stored), *taken.values()]
@@ -220,9 +221,9 @@ class _Job:
         manifest["counts"] = counts(join(plan, results, *self._columns(manifest)))
         self.folder.write_json("manifest.json", manifest)
 
-    def _columns(self, manifest: Mapping[str, Any]) -> tuple[dict[str, list[str]], list[str]]:
+    def _columns(self, manifest: Mapping[str, Any]) -> tuple[dict[str, list[str]], dict[str, str]]:
         orders = {name: body["receipt_order"] for name, body in manifest["conditions"].items()}
-        return orders, score_columns(self.prepared.design)
+        return orders, self.prepared.design.columns
 
     def _profile(self, seconds: Mapping[str, float]) -> None:
         self.folder.write_json("profile.json", seconds)

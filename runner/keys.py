@@ -4,24 +4,40 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from functools import lru_cache
+from types import MappingProxyType
 
+from backends.measures import Probe
 from backends.noise import stream_of
+from backends.positions import Positions
 from backends.rows import Row
-from backends.writes import SEMANTICS_VERSION, Write
+from backends.writes import (
+    SEMANTICS_VERSION,
+    Constant,
+    Features,
+    Heads,
+    PromptSet,
+    Under,
+    Value,
+    Write,
+)
+
+NOTHING: Mapping[str, tuple[int, ...]] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
 class Setting:
-    """What is shared by all trials of a run and enters each key."""
+    """What is shared by all trials of a run and enters each key. probes: everything that is measured on
+    tensors, each as `canonical_probe` writes it, sorted."""
 
     backend: str
     model: str
     tokenizer: str
     dtype: str
     attention: str
-    probes: tuple[tuple[str, int], ...]
+    probes: tuple[str, ...]
     seed: int
 
 
@@ -37,11 +53,54 @@ def value_stream(seed: int, target: Sequence[int], donor: Sequence[int], occurre
     return stream_of("value", seed, tuple(target), tuple(donor), occurrence)
 
 
+@lru_cache(maxsize=4096)
 def canonical(write: Write) -> str:
-    """A write as JSON without its name, which is a label and changes nothing."""
-    body = asdict(write)
-    del body["name"]
-    return json.dumps(body, sort_keys=True)
+    """A write as JSON, as it enters keys: fields that differ from their defaults, without what is a label and
+    changes nothing. Names are, and so are paths and arrays, for which the hash of their content stands."""
+    return json.dumps(_content(write), sort_keys=True)
+
+
+def _content(part: object) -> object:
+    """Plain data of a resolved part of a write: what equality looks at, but for the names of writes."""
+    if isinstance(part, Write | Value | Positions | Heads | Constant | PromptSet | Under | Features):
+        return {
+            one.name: _content(getattr(part, one.name))
+            for one in fields(part)
+            if one.compare
+            and not (isinstance(part, Write) and one.name == "name")
+            and getattr(part, one.name) != one.default
+        }
+    if isinstance(part, tuple):
+        if part and all(isinstance(one, Write) for one in part):  # told apart by their rank, not their place
+            return sorted(canonical(one) for one in part)
+        return [_content(one) for one in part]
+    return part
+
+
+def every_write(writes: Iterable[Write]) -> Iterator[Write]:
+    """Writes, and those under which their sources are captured."""
+    for write in writes:
+        yield write
+        if write.value.under is not None:
+            yield from every_write(write.value.under.writes)
+
+
+def canonical_probe(probe: Probe) -> str:
+    """A probe as JSON: its kind, version and name - which is the front of its columns - and every parameter
+    that is not at its default."""
+    kept = {
+        each.name: value
+        for each in fields(probe)
+        if (value := getattr(probe, each.name)) != each.default or each.name in ("kind", "name", "version")
+    }
+    if probe.scope is not None:
+        kept["scope"] = asdict(probe.scope)
+    return json.dumps(kept, sort_keys=True)
+
+
+def roles_read(writes: Iterable[Write]) -> set[str]:
+    """Roles of the prompts that writes draw from, in the conditions that they are captured under as well."""
+    return {write.value.role for write in every_write(writes) if write.value.role}
 
 
 def receipt_order(writes: Sequence[Write]) -> tuple[str, ...]:
@@ -49,10 +108,20 @@ def receipt_order(writes: Sequence[Write]) -> tuple[str, ...]:
     return tuple(write.name for write in sorted(writes, key=canonical))
 
 
-def result_key(setting: Setting, row: Row, occurrence: int, repeat: int) -> str:
-    """32 hex digits that name a result: equal keys mean the same tokens. Neither the names of conditions,
-    writes and items nor order, batch, shard and machine enter."""
-    used = sorted({w.value.role for w in row.writes if w.value.role} & set(row.sources))
+def result_key(
+    setting: Setting,
+    row: Row,
+    occurrence: int,
+    repeat: int,
+    tokens: Mapping[str, tuple[int, ...]] = NOTHING,
+    continuations: Mapping[str, tuple[int, ...]] = NOTHING,
+) -> str:
+    """32 hex digits that name a result: equal keys mean the same tokens and measurements. Neither the names
+    of conditions, writes and items nor order, batch, shard and machine enter.
+
+    tokens, continuations: the token sets and the fixed texts that the probes read in this trial.
+    """
+    used = sorted(roles_read(row.writes) & set(row.sources))
     body = {
         "semantics": SEMANTICS_VERSION,
         "setting": asdict(setting),
@@ -62,16 +131,14 @@ def result_key(setting: Setting, row: Row, occurrence: int, repeat: int) -> str:
         "writes": sorted(canonical(write) for write in row.writes),
         "sampling": asdict(row.sampling),
         "stream": row.stream,
-        "value_stream": row.value_stream if any(_drawn(w) for w in row.writes) else None,
-        "draws": sorted({row.draw % w.value.draws for w in row.writes if _drawn(w)}),
+        "value_stream": row.value_stream if any(w.drawn for w in row.writes) else None,
+        "draws": sorted({row.draw % w.value.draws for w in every_write(row.writes) if w.drawn}),
         "recompute": row.recompute,
         "replay": row.replay_last_token,
+        "tokens": {name: sorted(ids) for name, ids in tokens.items()},
+        "continuations": dict(continuations),
         "occurrence": occurrence,
         "repeat": repeat,
     }
     text = json.dumps(body, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:32]
-
-
-def _drawn(write: Write) -> bool:
-    return write.value.kind in ("random", "shuffled_window", "shuffled_sequence")

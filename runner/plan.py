@@ -11,11 +11,14 @@ from backends.rowplan import plan_row
 from backends.rows import Row
 from backends.tokenizer import Tokenizer
 from backends.writes import SELF
-from runner.config.errors import listed
+from runner.config.errors import ConfigurationError
 from runner.config.resolve import Condition, Design
-from runner.keys import Setting, result_key, sampling_stream, value_stream
+from runner.keys import Setting, result_key, roles_read, sampling_stream, value_stream
+from runner.prompts.asked import Asker
 from runner.prompts.banks import Prompt
+from runner.prompts.marks import spans_read
 from runner.prompts.pairing import Item
+from runner.prompts.spans import SpanFinder
 
 NO_SPLIT = "all"  # what a trial's split is where the bank gives its target none
 
@@ -23,7 +26,8 @@ NO_SPLIT = "all"  # what a trial's split is where the bank gives its target none
 @dataclass(frozen=True)
 class Trial:
     """One (condition, item, repeat). row: what the backend runs; invalid: why it cannot be run, else None.
-    split: the target's."""
+    split: the target's. tokens, continuations: what its probes read, by their names. more: the most tokens
+    that come after its prompt, generated or fixed."""
 
     key: str
     condition: str
@@ -36,14 +40,19 @@ class Trial:
     donor_ids: Mapping[str, tuple[int, ...]]
     invalid: str | None
     split: str = NO_SPLIT
+    tokens: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    continuations: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    more: int = 0
 
 
 @dataclass(frozen=True)
 class Plan:
-    """All trials of a stage, condition by condition within each item."""
+    """All trials of a stage, condition by condition within each item. decodes: whether texts are
+    generated."""
 
     stage: str
     trials: tuple[Trial, ...]
+    decodes: bool = True
 
     @property
     def distinct_prompts(self) -> int:
@@ -56,6 +65,8 @@ class Plan:
     @property
     def new_tokens(self) -> int:
         """Upper bound of the tokens to generate."""
+        if not self.decodes:
+            return 0
         return sum(trial.row.sampling.max_new_tokens for trial in self.trials if trial.invalid is None)
 
 
@@ -66,7 +77,9 @@ def make_plan(
 
     A trial that cannot be run as asked (prompt empty, with words that the tokenizer does not know, longer
     than the context, shorter than a window, or without a span that a write names) is planned as invalid, with
-    the reason. Raises BackendError where a write names a span and the tokenizer cannot find spans.
+    the reason; so is one whose prompts do not state a fact that a readout asks for. Raises BackendError where
+    a write names a span and the tokenizer cannot find spans, ConfigurationError for words of a readout that
+    are no tokens.
     """
     encoded: dict[str, tuple[int, ...]] = {}
     faults: dict[str, str | None] = {}
@@ -80,7 +93,9 @@ def make_plan(
             )
         return encoded[text]
 
-    finder = _Spans(tokenizer)
+    finder = _Spans(SpanFinder(tokenizer))
+    asker = Asker(tokenizer, design.measured)
+    widest = max((max(probe.windows) for probe in design.probes if probe.kind == "geometry"), default=0)
     trials = []
     for item in items:
         target, donor = encode(item.target.text), encode(item.donor.text)
@@ -89,14 +104,22 @@ def make_plan(
             donors["other_donor"] = item.other_donor
         roles = {name: encode(prompt.text) for name, prompt in donors.items()}
         for condition in design.conditions:
-            used = sorted({w.value.role for w in condition.writes if w.value.role in roles})
+            used = sorted(roles_read(condition.writes) & roles.keys())
             sources = {role: roles[role] for role in used}
-            prompt = _prompt(condition, target, donor, tokenizer)
-            read = [item.target if part == "target" else donors[part] for part in condition.prompt]
+            read = [item.target if part == "target" else donors[role_of(part)] for part in condition.prompt]
+            prompt = _joined([encode(each.text) for each in read], tokenizer)
             marked = {**donors, SELF: read[-1]}  # of donor+target the target's spans, which come last
             spans, unmarked = finder.of(condition, marked, len(prompt) - len(encode(read[-1].text)))
             texts = [p.text for p in (*read, *(donors[role] for role in used))]
+            asked = asker.of(item, read[-1].text)
             fault = next((faults[text] for text in texts if faults[text] is not None), unmarked)
+            if fault is None:
+                fault = asked.fault
+            if fault is None and len(prompt) < widest:
+                fault = f"a window of {widest} positions does not fit in a prompt of {len(prompt)} tokens"
+            fixed = max(map(len, asked.continuations.values()), default=0)
+            more = max(fixed, condition.sampling.max_new_tokens if design.decodes else 0)
+            seen = sorted({role_of(part) for part in condition.prompt} & roles.keys())
             for repeat in range(design.repeats):
                 row = Row(
                     ids=prompt,
@@ -112,7 +135,9 @@ def make_plan(
                 )
                 trials.append(
                     Trial(
-                        key=result_key(setting, row, item.occurrence, repeat),
+                        key=result_key(
+                            setting, row, item.occurrence, repeat, asked.tokens, asked.continuations
+                        ),
                         condition=condition.name,
                         item=item.item_id,
                         repeat=repeat,
@@ -120,20 +145,24 @@ def make_plan(
                         target=item.target.id,
                         group=item.group,
                         row=row,
-                        donor_ids={"donor": donor, **sources},
-                        invalid=_cannot_run(row, context) if fault is None else fault,
+                        donor_ids={"donor": donor, **{role: roles[role] for role in seen}, **sources},
+                        invalid=_cannot_run(row, more, context) if fault is None else fault,
                         split=NO_SPLIT if item.target.split is None else item.target.split,
+                        tokens=asked.tokens,
+                        continuations=asked.continuations,
+                        more=more,
                     )
                 )
-    return Plan(design.stage, tuple(trials))
+    if asker.problems:
+        raise ConfigurationError(asker.problems)
+    return Plan(design.stage, tuple(trials), design.decodes)
 
 
 @dataclass(frozen=True)
 class _Spans:
-    """Token spans of prompts, each found once."""
+    """The marked parts of a row's prompts, as tokens."""
 
-    tokenizer: Tokenizer
-    found: dict[tuple[str, Span], Span] = field(default_factory=dict)
+    finder: SpanFinder
 
     def of(
         self, condition: Condition, marked: Mapping[str, Prompt], before: int
@@ -144,54 +173,39 @@ class _Spans:
         """
         spans: dict[str, Span] = {}
         fault = None
-        for write in condition.writes:
-            name = write.positions.role
-            for side in write.counted_on if name else ():
-                prompt = marked.get(side)
-                if prompt is None:
-                    continue  # an item without that donor, which the plan of its row says
+        for positions, side in (each for write in condition.writes for each in spans_read(write)):
+            prompt = marked.get(side)
+            if prompt is None:
+                continue  # an item without that donor, which the plan of its row says
+            try:
+                start, end = self.finder.find(positions, prompt)
+            except PositionError as error:
                 whose = "the prompt" if side == SELF else f"the {side} prompt"
-                if name not in prompt.spans:
-                    fault = fault or (
-                        f"{whose} has no role '{name}' (its roles: {listed(sorted(prompt.spans))})"
-                    )
-                    continue
-                try:
-                    start, end = self._find(prompt.text, prompt.spans[name])
-                except PositionError as error:
-                    fault = fault or f"{whose}, role '{name}': {error}"
-                    continue
-                if side == SELF:
-                    spans[name] = (start + before, end + before)
-                else:
-                    spans[f"{side}/{name}"] = (start, end)
+                fault = fault or f"{whose} {error}"
+                continue
+            if side == SELF:
+                spans[positions.span] = (start + before, end + before)
+            else:
+                spans[f"{side}/{positions.span}"] = (start, end)
         return spans, fault
 
-    def _find(self, text: str, span: Span) -> Span:
-        if (text, span) not in self.found:
-            self.found[text, span] = self.tokenizer.token_span(text, span)
-        return self.found[text, span]
+
+def role_of(part: str) -> str:
+    """The role that a part of a condition's prompt names: `donor:pseudo_recursive` -> `pseudo_recursive`."""
+    return part.removeprefix("donor:")
 
 
-def _prompt(
-    condition: Condition, target: tuple[int, ...], donor: tuple[int, ...], tokenizer: Tokenizer
-) -> tuple[int, ...]:
-    if condition.prompt == ("target",):
-        return target
-    if condition.prompt == ("donor",):
-        return donor
-    return tokenizer.join(donor, target)
+def _joined(parts: Sequence[tuple[int, ...]], tokenizer: Tokenizer) -> tuple[int, ...]:
+    first, *others = parts
+    return tokenizer.join(first, *others) if others else first
 
 
-def _cannot_run(row: Row, context: int) -> str | None:
+def _cannot_run(row: Row, more: int, context: int) -> str | None:
     try:
         plan = plan_row(row)
     except PositionError as error:
         return str(error)
     longest = max(plan.slots + 1, *(len(ids) for ids in row.sources.values()), 0)
-    if longest + row.sampling.max_new_tokens > context:
-        return (
-            f"a context of {longest} tokens and {row.sampling.max_new_tokens} new ones do not fit in the "
-            f"model's {context}"
-        )
+    if longest + more > context:
+        return f"a context of {longest} tokens and {more} new ones do not fit in the model's {context}"
     return None

@@ -1,48 +1,282 @@
-"""Gates that the plan alone decides, before anything runs: writes whose effect the readouts cannot see."""
+"""Gates that the plan alone decides, before anything runs: what the readouts cannot see of the writes, and
+where they read nothing but what was written."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
 from backends.rowplan import RowPlan, plan_row
 from backends.writes import Write
+from runner.config.features import unreached_values
+from runner.config.readouts import LAYERED, Readout
 from runner.config.resolve import Condition, Design
-from runner.plan import Plan
+from runner.plan import Plan, Trial
+from runner.reach import flow_of, overwrites, written_positions
+from runner.readings import Meeting, layers_in_words, meetings, reached, states_in_words
 
-# At the last layer these reach the logits of their own position only.
-LOCAL_AT_TOP = ("resid_post", "attn_out", "mlp_out", "head_z", "q_proj")
+# Readout -> layer that it reads (None: no layer in particular) -> whether a write gets there in any trial.
+Reach = dict[str, dict[int | None, bool]]
+_NAMES = "{conditions}"
+
+
+@dataclass(frozen=True)
+class _Case:
+    """A condition with the rows of its trials, one for each pattern of positions."""
+
+    condition: Condition
+    rows: tuple[tuple[Trial, RowPlan], ...]
+
+
+@dataclass
+class _Gates:
+    """Sentences, each once, with the conditions that it holds for, and the write of each that it is about."""
+
+    found: dict[tuple[str, str, str], dict[str, list[str]]] = field(default_factory=dict)
+
+    def add(self, gate: str, verdict: str, sentence: str, condition: str, write: str = "") -> None:
+        """sentence: with _NAMES where conditions are to stand, each after its write where one is given."""
+        self.found.setdefault((gate, verdict, sentence), {}).setdefault(write, []).append(condition)
+
+    def told(self) -> list[dict[str, str]]:
+        """One gate for every sentence, under the first of its conditions."""
+        return [
+            {
+                "condition": next(iter(writes.values()))[0],
+                "gate": gate,
+                "verdict": verdict,
+                "sentence": sentence.replace(_NAMES, _subjects(writes)),
+            }
+            for (gate, verdict, sentence), writes in self.found.items()
+        ]
+
+
+def _subjects(writes: Mapping[str, Sequence[str]]) -> str:
+    """ "a and b" of conditions alone, "v and w in a and b" of writes of the same conditions."""
+    alike: dict[tuple[str, ...], list[str]] = {}
+    for write, conditions in writes.items():
+        alike.setdefault(tuple(conditions), []).append(write)
+    return _listed(
+        [
+            f"{_listed(names)} in {_listed(conditions)}" if names != [""] else _listed(conditions)
+            for conditions, names in alike.items()
+        ]
+    )
 
 
 def plan_gates(design: Design, plan: Plan) -> list[dict[str, str]]:
-    """`reach` gates: a write that acts in no trial on anything that a readout reads."""
-    gates = []
+    """The gates of a plan, as the manifest keeps them.
+
+    `reach`: a write that acts in no trial on anything that a readout reads (fail; expected, where the write
+    is expected to be inert); a readout that no write of a condition gets to (fail where the contrasts are
+    about it, else warn); which entries of a readout with one for each layer can differ at all (expected).
+    `tautology`: a readout of the very tensor that a write replaces (fail where that is all it reads, else
+    warn). `feature_value`: a feature that is set to a value that it never takes on (warn).
+    """
+    gates, layers = _Gates(), _Gates()
     for condition in design.conditions:
-        rows = [plan_row(t.row) for t in plan.trials if t.condition == condition.name and t.invalid is None]
-        for write in condition.writes if rows else ():
-            sentence = _out_of_reach(condition, write, rows, design.model.layers)
-            if sentence is not None:
-                gates.append(
-                    {"condition": condition.name, "gate": "reach", "verdict": "fail", "sentence": sentence}
-                )
-    return gates
+        case = _Case(condition, _patterns(condition, plan))
+        if condition.writes and case.rows:
+            reach = {write.name: _reach(write, case, design) for write in condition.writes}
+            _out_of_reach(gates, case, reach, design)
+            _entries(layers, case, reach, design)
+            _tautologies(gates, case, design)
+        for write in condition.writes:
+            for sentence in unreached_values(write):
+                gates.add("feature_value", "warn", f"{_NAMES}: {sentence}", condition.name, write.name)
+    return [*gates.told(), *_entries_told(layers)]
 
 
-def _out_of_reach(condition: Condition, write: Write, rows: list[RowPlan], layers: int) -> str | None:
-    one_token = condition.sampling.max_new_tokens == 1 and not condition.replay_last_token
-    if write.during == "decode" and one_token:
-        return (
-            f"{write.name} in {condition.name} acts in decode only, but the one new token is drawn from the "
-            "last prompt token's logits, before any decode step: nothing measured can show it."
+def _patterns(condition: Condition, plan: Plan) -> tuple[tuple[Trial, RowPlan], ...]:
+    """The trials that can run and differ in which positions are read or written. Repeats do not."""
+    found: dict[tuple[object, ...], tuple[Trial, RowPlan]] = {}
+    for trial in plan.trials:
+        if trial.condition != condition.name or trial.invalid is not None or trial.repeat > 0:
+            continue
+        row = plan_row(trial.row)
+        writes = tuple(
+            (
+                None if item.prefill is None else item.prefill.target.tobytes(),
+                None if item.keys is None else item.keys.tobytes(),
+                None if item.slots is None else len(item.slots.target) > 0,
+            )
+            for item in row.writes
         )
-    at_top = write.site in LOCAL_AT_TOP and min(write.layers) == layers - 1
-    if write.during == "prefill" and at_top and not any(_touches_last(row, write.name) for row in rows):
-        return (
-            f"{write.name} in {condition.name} writes {write.site} of the last layer at positions before the "
-            "last prompt token: no later position reads it, so that no readout can show it."
+        fixed = tuple(sorted((name, len(ids)) for name, ids in trial.continuations.items()))
+        key = (len(trial.row.ids), len(row.prefill_ids), row.slots, fixed, writes)
+        found.setdefault(key, (trial, row))
+    return tuple(found.values())
+
+
+def _steps(readout: Readout, trial: Trial) -> int:
+    """Decode forwards that a readout takes: one for each new token but the first, and the replayed token."""
+    fixed = trial.continuations.get(readout.name, ())
+    tokens = trial.row.sampling.max_new_tokens if readout.of_output else len(fixed)
+    return tokens - 1 + trial.row.replay_last_token
+
+
+def _reach(
+    write: Write, case: _Case, design: Design, *, others: bool = True, everywhere: bool = False
+) -> Reach:
+    """What a write gets to, over all rows. everywhere: as if it were at every position of the prompt."""
+    found: Reach = {readout.name: {} for readout in design.measured}
+    for trial, row in case.rows:
+        flow = flow_of(row, write, design.model.layers, others=others, everywhere=everywhere)
+        for readout in design.measured:
+            for layer, gets in reached(readout, row, flow, _steps(readout, trial)).items():
+                found[readout.name][layer] = found[readout.name].get(layer, False) or gets
+    return found
+
+
+def _seen(reach: Mapping[int | None, bool]) -> bool:
+    return any(reach.values())
+
+
+def _out_of_reach(gates: _Gates, case: _Case, reach: Mapping[str, Reach], design: Design) -> None:
+    """Writes that no readout sees, then readouts that see none of the others."""
+    condition = case.condition
+    live = []
+    for write in condition.writes:
+        if any(_seen(layers) for layers in reach[write.name].values()):
+            live.append(write)
+            continue
+        verdict = "expected" if condition.expects.get(write.name) == "inert" else "fail"
+        gates.add("reach", verdict, _dead_write(write, case, design), condition.name)
+    for readout in design.measured if live else ():
+        if any(_seen(reach[write.name][readout.name]) for write in live):
+            continue
+        verdict = "fail" if design.contrasts.primary in readout.columns else "warn"
+        causes = dict.fromkeys(_cause(write, readout, case, design) for write in live)
+        sentence = (
+            f"{readout.name} cannot show what the writes of {_NAMES} do: {'; '.join(causes)}. Its difference "
+            "from the same prompt without them is 0 by construction."
         )
-    return None
+        gates.add("reach", verdict, sentence, condition.name)
 
 
-def _touches_last(row: RowPlan, name: str) -> bool:
-    return any(
-        item.write.name == name and item.prefill is not None and len(row.row.ids) - 1 in item.prefill.target
-        for item in row.writes
+def _dead_write(write: Write, case: _Case, design: Design) -> str:
+    """The sentence on a write that no readout can show."""
+    subject = f"{write.name} in {_NAMES}"
+    if write.during == "decode":
+        if design.decodes:
+            return (
+                f"{subject} acts in decode only, but the one new token is drawn from the last prompt token's "
+                "logits, before any decode step: nothing measured can show it."
+            )
+        return (
+            f"{subject} acts in decode only, and no readout takes a decode step "
+            f"({_listed([readout.name for readout in design.measured])}): nothing measured can show it."
+        )
+    top = write.site != "kv_cache" and min(write.layers) == design.model.layers - 1
+    causes = dict.fromkeys(_cause(write, readout, case, design) for readout in design.measured)
+    if top and list(causes) == [_POSITIONS]:
+        return (
+            f"{subject} writes {write.tensor} of the last layer at positions before the last prompt token: "
+            "no later position reads it, so that no readout can show it."
+        )
+    return f"No readout can show what {subject} does: {'; '.join(causes)}."
+
+
+_POSITIONS = "no position that is read depends on those written"
+
+
+def _cause(write: Write, readout: Readout, case: _Case, design: Design) -> str:
+    """Why a readout does not see a write, as a clause."""
+    reads = f"{readout.name} reads {states_in_words(readout)}"
+    if write.during == "decode":
+        return f"{write.name} acts in decode only, and {reads}, before any decode step"
+    if write.site == "kv_cache":
+        return f"{write.name} changes the cache after the prompt has been run, and {reads}, computed before"
+    if not any(written_positions(row, write).any() for _, row in case.rows):
+        if write.site == "attention_edge":
+            return f"{write.name} cuts edges that do not exist, since no token sees a later one"
+        return f"{write.name} is asked for no position of the prompt"
+    if _seen(_reach(write, case, design, others=False)[readout.name]):
+        rest = [other.name for other in case.condition.writes if other != write and overwrites(other)]
+        return f"what {write.name} changes is overwritten by {_listed(rest)} before it is read"
+    if _seen(_reach(write, case, design, others=False, everywhere=True)[readout.name]):
+        return _POSITIONS
+    where = layers_in_words(write.layers)
+    return f"{reads}, which is computed before {write.name} ({write.tensor} of {where})"
+
+
+def _entries(gates: _Gates, case: _Case, reach: Mapping[str, Reach], design: Design) -> None:
+    """Of readouts with one entry for each layer, those of which some entries can differ and some cannot."""
+    for readout in design.measured:
+        if readout.kind not in LAYERED:
+            continue
+        found: dict[int, bool] = {}
+        for write in case.condition.writes:
+            for layer, gets in reach[write.name][readout.name].items():
+                if layer is not None:
+                    found[layer] = found.get(layer, False) or gets
+        can = tuple(layer for layer, gets in found.items() if gets)
+        if can and len(can) < len(found):
+            gates.add(readout.name, layers_in_words(tuple(found)), layers_in_words(can), case.condition.name)
+
+
+def _entries_told(gates: _Gates) -> Iterable[dict[str, str]]:
+    """One gate for each readout, under the first condition that it is about."""
+    by_readout: dict[tuple[str, str], list[tuple[str, list[str]]]] = {}
+    for (readout, read, can), writes in gates.found.items():
+        by_readout.setdefault((readout, read), []).append((can, writes[""]))
+    for (readout, read), parts in by_readout.items():
+        told = _listed([f"{can} in {_listed(names)}" for can, names in parts])
+        yield {
+            "condition": parts[0][1][0],
+            "gate": "reach",
+            "verdict": "expected",
+            "sentence": (
+                f"{readout} has entries for {read}, of which the writes can change those of {told}. The "
+                "others equal those without the writes, by construction."
+            ),
+        }
+
+
+def _tautologies(gates: _Gates, case: _Case, design: Design) -> None:
+    for write in case.condition.writes:
+        if write.name in case.condition.expects:
+            continue
+        for readout in design.measured:
+            found = [meeting for _, row in case.rows for meeting in meetings(readout, row, write)]
+            if found:
+                gates.add("tautology", *_tautology(write, readout, found), case.condition.name, write.name)
+
+
+def _tautology(write: Write, readout: Readout, found: Sequence[Meeting]) -> tuple[str, str]:
+    """Verdict and sentence on a readout of the tensor that a write changes. found: over all rows, not
+    empty."""
+    layers = tuple(sorted({meeting.layer for meeting in found}))
+    tensor = (
+        "the vector of logits"
+        if write.tensor == "logits"
+        else f"{found[0].site} of {layers_in_words(layers)}"
     )
+    reads = f"{readout.name} reads {tensor}, which"
+    every = () if readout.probe is None else readout.probe.layers
+    # Of a readout with one entry for each layer, the other entries are none the worse.
+    one_of_many = readout.kind in LAYERED and len(layers) < len(every)
+    if not overwrites(write):
+        how = "changed in place" if write.heads is None else "changed for some heads"
+        return "expected" if one_of_many else "warn", (
+            f"{reads} is {how} by {_NAMES}: what is measured there is the write's own arithmetic beside the "
+            "model's answer to it."
+        )
+    done = "set to zero" if write.op == "zero" else "replaced"
+    lost = [meeting for meeting in found if meeting.written < meeting.read]
+    if lost:
+        least = min(lost, key=lambda meeting: meeting.written / meeting.read)
+        return "warn", (
+            f"{reads} is {done} by {_NAMES} at {least.written} of the {least.read} positions read: part of "
+            "what is measured there is what was written."
+        )
+    return "warn" if one_of_many else "fail", (
+        f"{reads} is {done} by {_NAMES}: what is measured there is what was written, whatever the model does "
+        "with it (a tautology)."
+    )
+
+
+def _listed(names: Sequence[str]) -> str:
+    if len(names) < 2:
+        return "".join(names)
+    return f"{', '.join(names[:-1])} and {names[-1]}"

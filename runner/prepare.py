@@ -3,8 +3,8 @@ plan."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -13,16 +13,18 @@ import pyarrow as pa
 from analyses.join import PLAN_SCHEMA
 from backends.contract import Backend
 from backends.hub import fetch
+from backends.probes.kinds import faults
 from backends.tokenizer import Tokenizer
 from runner.config.compose import config_folders
+from runner.config.errors import ConfigurationError, Problem
+from runner.config.readouts import Readout, ReadoutError, with_scope
 from runner.config.resolve import Design
-from runner.config.spec import READOUT_COLUMNS
-from runner.execute import PERPLEXITY
-from runner.keys import Setting
+from runner.keys import Setting, canonical_probe
 from runner.model_source import load_backend, model_source
 from runner.plan import Plan, make_plan
 from runner.prompts.banks import Bank
-from runner.prompts.pairing import Item, Pairing, pair, read_banks, summarise
+from runner.prompts.pairing import Item, Pairing, choose, pair, read_banks, summarise
+from runner.prompts.sets import with_sets
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,8 @@ def prepare(
     """Load and plan. only_item: keep this item alone. download: whether weights that are not here are
     downloaded.
 
-    Raises ConfigurationError (banks), BackendError (model; weights that are neither here nor to be had).
+    Raises ConfigurationError (banks, words of readouts), BackendError (model; weights that are neither here
+    nor to be had).
     """
     source = fetch(model_source(design), download=download)
     tokenizer = Tokenizer.load(source, design.model.chat_template)
@@ -55,26 +58,49 @@ def prepare(
     pairing = summarise(items, design.n, count)
     if only_item is not None:
         items = items[only_item : only_item + 1]
+    design = with_sets(design, choose(design.prompts, banks), tokenizer)
     backend = load_backend(source, design)
     backend.check([write for condition in design.conditions for write in condition.writes])
     info = backend.info
-    probes = {"perplexity": PERPLEXITY.version} if "perplexity" in design.readouts else {}
+    design = replace(design, measured=scoped(design.measured, tokenizer))
+    wrong = faults(design.probes, info)
+    if wrong:
+        raise ConfigurationError([Problem("readouts", "readout", sentence) for sentence in wrong])
     setting = Setting(
         backend=design.backend.name,
         model=info.fingerprint,
         tokenizer=tokenizer.fingerprint,
         dtype=info.dtype,
         attention=info.attention,
-        probes=tuple(sorted(probes.items())),
+        probes=tuple(sorted(map(canonical_probe, design.probes))),
         seed=design.sampling_seed,
     )
     plan = make_plan(design, items, tokenizer, setting, info.context)
     return Prepared(design, banks, tuple(items), pairing, tokenizer, backend, setting, plan)
 
 
-def score_columns(design: Design) -> list[str]:
-    """Columns of the readouts, in their order."""
-    return [column for readout in design.readouts for column in READOUT_COLUMNS[readout]]
+def scoped(readouts: Sequence[Readout], tokenizer: Tokenizer) -> tuple[Readout, ...]:
+    """Readouts with the prompts of patchscopes as ids. Raises ConfigurationError for a prompt that cannot be
+    read so."""
+    found: list[Readout] = []
+    problems = []
+    for readout in readouts:
+        if readout.scope is None:
+            found.append(readout)
+            continue
+        key = f"readout.{readout.name}.scope"
+        unknown = tokenizer.unknown_words(readout.scope)
+        if unknown:
+            message = f"words that the tokenizer does not know: {', '.join(unknown[:3])}"
+            problems.append(Problem("readouts", f"{key}.prompt", message))
+            continue
+        try:
+            found.append(with_scope(readout, tokenizer.encode(readout.scope)))
+        except ReadoutError as error:
+            problems.append(Problem("readouts", f"{key}.position", str(error)))
+    if problems:
+        raise ConfigurationError(problems)
+    return tuple(found)
 
 
 def plan_table(plan: Plan, design: Design) -> pa.Table:

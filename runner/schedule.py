@@ -21,11 +21,11 @@ def batches(trials: Sequence[Trial], footprint: Footprint, most_rows: int | None
     longest = new = 0
     for trial in sorted(trials, key=_order):
         length = max(longest, _context(trial))
-        tokens = max(new, trial.row.sampling.max_new_tokens)
+        tokens = max(new, trial.more)
         size = (len(batch) + 1) * ((length + tokens) * footprint.bytes_per_token + footprint.bytes_per_row)
         if batch and (len(batch) >= limit or size > footprint.budget):
             yield batch
-            batch, length, tokens = [], _context(trial), trial.row.sampling.max_new_tokens
+            batch, length, tokens = [], _context(trial), trial.more
         batch.append(trial)
         longest, new = length, tokens
     if batch:

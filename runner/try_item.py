@@ -13,7 +13,8 @@ from runner.config.check import check
 from runner.config.compose import compose
 from runner.config.errors import ConfigurationError, Problem
 from runner.config.resolve import resolve
-from runner.execute import text_scores
+from runner.execute import measure
+from runner.keys import receipt_order
 from runner.prepare import prepare
 
 
@@ -42,27 +43,36 @@ def try_item(words: list[str], config_dir: Path | None, console: Console) -> int
     console.print(Panel(Text(pair.target.text), title=f"target {pair.target.id}", title_align="left"))
     trials = [t for t in prepared.plan.trials if t.repeat == 0]
     runnable = [t for t in trials if t.invalid is None]
-    outcomes = dict(
-        zip((t.key for t in runnable), prepared.backend.decode([t.row for t in runnable]), strict=True)
-    )
+    times = {"decode": 0.0, "score": 0.0}
+    found = measure(prepared.backend, prepared.tokenizer, prepared.design.measured, runnable, times)
+    results = {result["key"]: result for result in found}
     for trial in trials:
         condition = design.condition(trial.condition)
-        if trial.invalid is not None:
-            body = Text(f"invalid: {trial.invalid}", style="red")
+        reason = trial.invalid
+        if reason is None:
+            reason = results[trial.key]["reason"]
+        if reason is not None:
+            body = Text(f"invalid: {reason}", style="red")
         else:
-            outcome = outcomes[trial.key]
-            text = prepared.tokenizer.decode(outcome.output_ids)
-            scores = text_scores(text, design.readouts)
-            body = Text(text + "\n")
-            body.append("  ".join(f"{name} {value}" for name, value in scores.items()), style="bold")
-            for name, receipt in outcome.receipts.items():
-                change = receipt.relative_change
+            result = results[trial.key]
+            body = Text(result["text"] + "\n" if prepared.design.decodes else "")
+            told = [f"{name} {_told(value)}" for name, value in result["scores"].items()]
+            body.append("  ".join(told), style="bold")
+            for name, receipt in zip(receipt_order(trial.row.writes), result["receipts"], strict=True):
+                change = receipt["relative_change"]
                 body.append(
-                    f"\n{name}: prefill {receipt.positions_prefill} of {receipt.asked_prefill}, decode "
-                    f"{receipt.positions_decode} of {receipt.asked_decode} positions"
+                    f"\n{name}: prefill {receipt['positions_prefill']} of {receipt['asked_prefill']}, decode "
+                    f"{receipt['positions_decode']} of {receipt['asked_decode']} positions"
                     + (f", relative change {change:.3g}" if change is not None else ""),
                     style="dim",
                 )
         title = f"{trial.condition}: {condition.label}"
         console.print(Panel(body, title=Text(title), title_align="left"))
     return status.DONE
+
+
+def _told(value: object) -> str:
+    """A value in a line: three significant digits, or each of a list so."""
+    if isinstance(value, list):
+        return f"[{', '.join(map(_told, value))}]"
+    return f"{value:.3g}" if isinstance(value, float) else str(value)

@@ -91,6 +91,20 @@ def table(*frames: pd.DataFrame) -> pd.DataFrame:
     return pd.concat(frames, ignore_index=True)
 
 
+def probed(name: str, *, n: int = N, offset: int = 0, **columns: Any) -> pd.DataFrame:
+    """n valid trials of one condition of a run that generates nothing: columns are those of its probes."""
+    frame = rows(name, n=n, offset=offset).drop(columns="score")
+    frame["output_ids"] = [[] for _ in range(n)]
+    for key, value in columns.items():
+        frame[key] = value
+    return frame
+
+
+def readout(kind: str, *columns: str) -> dict[str, Any]:
+    """A readout of the manifest."""
+    return {"kind": kind, "version": 1, "columns": dict.fromkeys(columns, "number")}
+
+
 def named(gates: Sequence[Gate], gate: str) -> list[Gate]:
     return [found for found in gates if found.gate == gate]
 

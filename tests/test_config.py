@@ -76,7 +76,7 @@ def test_trap_43_every_mistake_of_a_file_is_told_at_once_with_file_key_and_neare
         ("{v: {site: resid_pre, layers: 1, value: donor, heads: [q0]}}", "not divided into heads"),
         ("{v: {site: v_proj, layers: 1, value: donor, rope: keep}}", "belongs to kv_cache"),
         ("{v: {site: v_proj, layers: 1, value: donor, draws: 3}}", "same in every repeat"),
-        ("{v: {site: v_proj, layers: 1, value: donor, alpha: 2.0}}", "scales what is added"),
+        ("{v: {site: v_proj, layers: 1, value: donor, alpha: 2.0}}", "alpha counts in add, scale"),
         ("{kv: {site: kv_cache, layers: all, value: donor, during: decode}}", "expected prefill, got decode"),
         ("{kv: {site: kv_cache, layers: 3, value: donor, align: whole}}", "expected all, got 3"),
         (

@@ -252,3 +252,49 @@ def test_every_hold_is_an_intervention_of_its_own(ran: Ran) -> None:
     assert by_name.loc["recompute_v", "v_proj.positions_decode"] < by_name.loc["recompute_v", "n_new"]
     before = found[found["condition"] == "prefill_only"]
     assert (before["v_proj.positions_prefill"] > 0).all() and (before["v_proj.positions_decode"] == 0).all()
+
+
+# --- readouts of tensors
+
+
+def test_geometry_compares_groups_of_prompts_item_by_item_without_generating(ran: Ran) -> None:
+    found = trials(ran("geometry"))
+    assert (found["n_new"] == 0).all() and (found["text"] == "").all()
+    lengths = found.pivot(index="item", columns="condition", values="n_prompt")
+    assert (lengths["length_matched"] - lengths["recursive"]).abs().max() <= 2
+    assert (lengths["baseline"] > lengths["recursive"]).all()
+    for column in ("r_v", "r_v.early", "r_v.late", "r_v.w8", "r_v.w12", "r_v.w24"):
+        assert found[column].notna().all(), column
+    adjusted = [each["adjusted"] for each in ran("geometry").summary["contrasts"]]
+    assert len(adjusted) == 7 and all(each["covariates"] == ["n_prompt"] for each in adjusted)
+
+
+def test_teacher_forcing_gives_all_conditions_of_the_controls_the_same_two_texts(ran: Ran) -> None:
+    controls, fixed = design("+experiment=n300_controls"), design("+experiment=n300_teacher_forced")
+    assert fixed.names == controls.names and not fixed.decodes
+    found = trials(ran("n300_teacher_forced"))
+    assert (found["n_new"] == 0).all()
+    for column in ("logp_self", "logp_plain"):
+        assert found[f"{column}.tokens"].map(len).nunique() == 1
+        assert found[column].to_numpy() == pytest.approx(found[f"{column}.tokens"].map(sum).to_numpy())
+    own = found.pivot(index="item", columns="condition", values="logp_self")
+    assert own["kv_self"].to_numpy() == pytest.approx(own["baseline"].to_numpy(), abs=1e-3)
+    steps = found[found["condition"] == "v_only_l5"]["v_proj.positions_decode"]
+    assert steps.nunique() == 1 and steps.iloc[0] > 0  # decode writes act on the fixed tokens
+
+
+def test_the_default_columns_are_those_of_before() -> None:
+    assert design("+experiment=n300_kv_only").readouts == ("behaviour", "perplexity")
+    assert design("+experiment=n300_controls").readouts == ("behaviour", "perplexity")
+
+
+def test_validation_finds_on_the_organism_what_must_come_out(tmp_path: Path) -> None:
+    result = runner.run(
+        ["+experiment=validation", "quiet=true", "backend.threads=1", f"output_root={tmp_path}"]
+    )
+    assert result.status == status.DONE
+    assert {each["name"]: each["verdict"] for each in result.summary["checks"]} == dict.fromkeys(
+        design("+experiment=validation").contrasts.checks, "met"
+    )
+    (again,) = result.summary["contrasts"]
+    assert again["kind"] == "equivalence" and again["p_holm"] < 0.05

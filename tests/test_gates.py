@@ -8,7 +8,35 @@ import pytest
 
 from analyses.gate import Gate
 from analyses.gates import all_gates, blocking, result_gates, unusable
-from tests.gating import SAMPLING, N, condition, manifest, named, receipt, rows, table, write
+from tests.gating import (
+    SAMPLING,
+    N,
+    condition,
+    manifest,
+    named,
+    probed,
+    readout,
+    receipt,
+    rows,
+    table,
+    write,
+)
+
+PROBES = {"p": readout("next_token", "p"), "lens": readout("lens", "lens.rank", "lens.prob")}
+P = [0.5 + i / 100 for i in range(N)]
+
+
+def measured(conditions: Any, primary: str = "p", **fields: Any) -> dict[str, Any]:
+    """The manifest of a run of two probes, which generates nothing."""
+    contrasts = {"family": "each_against_baseline", "baseline": "baseline", "primary": primary}
+    return manifest(conditions, readout=PROBES, contrasts=contrasts, **fields)
+
+
+def lens(shift: float = 0.0) -> dict[str, Any]:
+    return {
+        "lens.rank": [[i, 1, 0] for i in range(N)],
+        "lens.prob": [[0.1, 0.2 + shift, 0.01 * i] for i in range(N)],
+    }
 
 
 def test_trap_20_a_control_identical_to_its_treatment_is_named() -> None:
@@ -82,6 +110,153 @@ def test_trap_20_without_outputs_the_primary_readout_is_compared() -> None:
     spec = manifest({"patched": condition({"v": write(during="prefill")})})
     (gate,) = named(result_gates(trials, spec), "identical")
     assert gate.verdict == "fail" and "values of score" in gate.sentence
+
+
+def test_trap_20_every_probe_is_compared_where_nothing_is_generated() -> None:
+    conditions = {
+        "l27": condition({"v": write(during="prefill")}),
+        "l5": condition({"v": write(during="prefill", layers=[1])}),
+    }
+    moved, rounded = [p - 0.1 for p in P], [p - 0.1 + 1e-9 for p in P]
+    alike = table(probed("baseline", p=P, **lens()), probed("l27", p=moved, **lens(0.1)))
+    trials = table(alike, probed("l5", p=rounded, **lens(0.1)))
+    (gate,) = named(result_gates(trials, measured(conditions)), "identical")
+    assert (gate.condition, gate.verdict) == ("l5", "fail")
+    assert "l27 and l5 gave the same values of p and lens in 20 of 20 shared trials" in gate.sentence
+    apart = table(alike, probed("l5", p=rounded, **lens(0.1001)))
+    assert named(result_gates(apart, measured(conditions)), "identical") == []
+
+
+def test_trap_20_equal_texts_with_other_probabilities_are_not_identical() -> None:
+    spec = measured({"steered": condition({"s": write(during="prefill", op="add")})})
+    spec["readout"] = PROBES | {"behaviour": readout("behaviour", "score")}
+    trials = table(rows("baseline", p=P, **lens()), rows("steered", p=[q - 0.2 for q in P], **lens()))
+    assert named(result_gates(trials, spec), "identical") == []
+    trials = table(rows("baseline", p=P, **lens()), rows("steered", p=P, **lens()))
+    (gate,) = named(result_gates(trials, spec), "identical")
+    assert "the same output tokens and values of p and lens in 20 of 20" in gate.sentence
+
+
+def test_trap_20_values_that_differ_by_rounding_are_the_same_whatever_their_size() -> None:
+    spec = measured({"arm": condition({"v": write(during="prefill")})}, primary="kl")
+    spec["readout"] = {"kl": readout("kl", "kl"), "gap": readout("log_odds", "gap")}
+    acting = probed("other", kl=0.4, gap=3.0)
+    gap = [1e-7 if i % 2 else -4.0 for i in range(N)]
+    same = probed("arm", kl=2e-9, gap=[g + 1e-8 for g in gap])
+    conditions = spec["conditions"] | {"other": condition({"w": write(during="prefill", layers=[2])})}
+    trials = table(probed("baseline", kl=0.0, gap=gap), same, acting)
+    (gate,) = named(result_gates(trials, spec | {"conditions": conditions}), "identical")
+    assert gate.condition == "arm" and "baseline and arm gave" in gate.sentence
+
+
+def test_trap_20_an_undefined_value_is_equal_to_another_and_to_no_number() -> None:
+    spec = measured({"arm": condition({"v": write(during="prefill")})})
+    holes = [None if i < 5 else p for i, p in enumerate(P)]
+    alike = table(probed("baseline", p=holes, **lens()), probed("arm", p=holes, **lens()))
+    (gate,) = named(result_gates(alike, spec), "identical")
+    assert "20 of 20" in gate.sentence
+    apart = table(probed("baseline", p=P, **lens()), probed("arm", p=holes, **lens()))
+    assert named(result_gates(apart, spec), "identical") == []
+
+
+def test_a_probe_without_values_is_told() -> None:
+    spec = measured({"arm": condition({"v": write(during="prefill")})})
+    holes = [None if i < 5 else p - 0.2 for i, p in enumerate(P)]
+    trials = table(probed("baseline", p=P, **lens()), probed("arm", p=holes, **lens(0.1)))
+    (gate,) = named(result_gates(trials, spec), "undefined")
+    assert (gate.condition, gate.verdict) == ("arm", "warn")
+    assert gate.sentence == "p is undefined in 5 of 20 valid trials of arm: they are left out."
+    nothing = table(probed("baseline", p=P, **lens()), probed("arm", p=None, **lens(0.1)))
+    (gate,) = named(result_gates(nothing, spec), "undefined")
+    assert gate.verdict == "fail" and gate.sentence.endswith("nothing can be said about it.")
+
+
+def test_a_run_of_probes_alone_is_judged_by_its_statuses_and_not_by_its_missing_texts() -> None:
+    spec = measured({"arm": condition({"v": write(during="prefill")})})
+    arm = probed("arm", p=[q - 0.2 for q in P], **lens(0.1), **receipt("v", (16, 16), (0, 0), 0.4))
+    trials = table(probed("baseline", p=P, **lens()), arm)
+    assert result_gates(trials, spec) == [] and not unusable(result_gates(trials, spec))
+    assert result_gates(trials, spec | {"conditions": spec["conditions"]}) == []
+    trials["status"], trials["reason"] = "invalid", "a window of 16 is longer than a prompt of 9 tokens"
+    gates = result_gates(trials, spec)
+    assert unusable(gates) and "a window of 16 is longer" in named(gates, "no_valid_trials")[1].sentence
+
+
+def test_a_noop_among_probes_says_how_often_they_equal_the_baselines() -> None:
+    spec = measured({"noop": condition({"v": write(during="prefill", op="scale", expect="noop")})})
+    same = probed("noop", p=P, **lens(), **receipt("v", (16, 16), (0, 0), 0.0))
+    gates = result_gates(table(probed("baseline", p=P, **lens()), same), spec)
+    (gate,) = named(gates, "expect")
+    assert gate.verdict == "expected"
+    assert gate.sentence.endswith("; its values of p and lens equal those of baseline in 20 of 20 trials.")
+    assert [g.verdict for g in named(gates, "identical")] == ["expected"]
+
+
+def test_a_distance_against_the_clean_run_can_come_out_in_one_direction_only() -> None:
+    conditions = {
+        "arm": condition({"v": write(during="prefill")}),
+        "random": condition({"v": write(during="prefill", value="random")}),
+    }
+    spec = measured(conditions, primary="drift")
+    spec["readout"] = {"drift": readout("kl", "drift")}
+    spec["contrasts"]["extra"] = [["arm", "random"]]
+    trials = table(
+        probed("baseline", drift=0.0), probed("arm", drift=P), probed("random", drift=[p / 2 for p in P])
+    )
+    (gate,) = named(result_gates(trials, spec), "one_sided")
+    assert gate.verdict == "warn"
+    assert "arm against baseline and random against baseline can come out in one direction" in gate.sentence
+    spec["contrasts"] |= {"family": "none"}
+    assert named(result_gates(trials, spec), "one_sided") == []
+
+
+def test_trap_25_where_nothing_is_generated_no_sampler_is_compared() -> None:
+    other = {"arm": condition({"v": write(during="prefill")}, sampling=SAMPLING | {"top_k": 50})}
+    trials = table(probed("baseline", p=P, **lens()), probed("arm", p=[q / 2 for q in P], **lens(0.1)))
+    assert named(result_gates(trials, measured(other)), "sampler") == []
+    (gate,) = named(result_gates(table(rows("baseline"), rows("arm", offset=9)), manifest(other)), "sampler")
+    assert "top_k 50" in gate.sentence
+
+
+def sae(indices: list[int], **fields: Any) -> dict[str, Any]:
+    features = {"fingerprint": "abc", "site": "resid_post", "indices": indices}
+    spec = write(site="sae", op="set_feature", layers=[5], during="prefill", features=features)
+    return spec | fields
+
+
+def test_trap_13_a_round_trip_without_a_pass_through_arm_is_not_comparable() -> None:
+    arms = {
+        "safe": condition({"f": sae([3], round_trip=True)}),
+        "risky": condition({"f": sae([4], round_trip=True)}),
+    }
+    frames = [rows("baseline"), rows("safe", offset=100), rows("risky", offset=200)]
+    (gate,) = named(result_gates(table(*frames), manifest(arms)), "round_trip")
+    assert (gate.condition, gate.verdict) == ("safe", "fail")
+    assert gate.sentence == (
+        "safe and risky pass resid_post of layer 5 through a sparse autoencoder and back, baseline does not: "
+        "the reconstruction error is part of what is compared, beside the features. Compare with an arm that "
+        "goes the same way and leaves the features as they are (op: scale, alpha: 1)."
+    )
+    through = arms | {"through": condition({"f": sae([3], round_trip=True, op="scale", alpha=1.0)})}
+    frames.append(rows("through", offset=300))
+    (gate,) = named(result_gates(table(*frames), manifest(through)), "round_trip")
+    assert gate.verdict == "warn" and "Compare with through, which goes the same way" in gate.sentence
+    against = {"family": "each_against_baseline", "baseline": "through", "primary": "score"}
+    own = {"kind": "source", "role": "self", "draws": 1}
+    by_value = arms | {"through": condition({"f": sae([3], round_trip=True, value=own)})}
+    (gate,) = named(result_gates(table(*frames), manifest(by_value)), "round_trip")
+    assert gate.verdict == "warn"
+    halved = arms | {"through": condition({"f": sae([3], round_trip=True, op="scale", alpha=0.5)})}
+    (gate,) = named(result_gates(table(*frames), manifest(halved)), "round_trip")
+    assert gate.verdict == "fail" and gate.sentence.startswith("safe, risky and through pass")
+    # What remains between the arm that passes through and the clean run is the reconstruction error itself.
+    assert named(result_gates(table(*frames), manifest(through, contrasts=against)), "round_trip") == []
+
+
+def test_trap_13_the_error_preserving_write_has_no_round_trip() -> None:
+    arms = {"safe": condition({"f": sae([3], round_trip=False)})}
+    trials = table(rows("baseline"), rows("safe", offset=100))
+    assert named(result_gates(trials, manifest(arms)), "round_trip") == []
 
 
 def test_trap_45_a_shuffle_that_attention_cannot_see_equals_the_unshuffled_cache() -> None:

@@ -256,7 +256,15 @@ def plan_of(target: Prompt, donor: Prompt, *writes: Write, parts: Sequence[str] 
         recompute=False,
         replay_last_token=False,
     )
-    made: Any = SimpleNamespace(conditions=(condition,), repeats=1, sampling_seed=0, stage="measure")
+    made: Any = SimpleNamespace(
+        conditions=(condition,),
+        repeats=1,
+        sampling_seed=0,
+        stage="measure",
+        measured=(),
+        probes=(),
+        decodes=True,
+    )
     items = [Item("0000", donor, target, {}, None, 0)]
     return make_plan(made, items, ORGANISM, Setting("torch", "m", "t", "float32", "sdpa", (), 0), 1024)
 
@@ -306,6 +314,19 @@ def test_a_prompt_without_the_role_makes_its_trial_invalid() -> None:
     assert reason == "the donor prompt has no role 'e1' (its roles: none)"
     decode = at("role:e1", during="decode", hold="last")
     assert plan_of(bare, DONOR, decode).trials[0].invalid is None
+
+
+def test_a_prompt_without_the_text_or_instruction_makes_its_trial_invalid() -> None:
+    last = WORDS[5]  # of the target alone
+    reason = plan_of(TARGET, DONOR, at(f"token:'{last}'")).trials[0].invalid
+    assert reason == f"the donor prompt does not contain '{last}'"
+    own = plan_of(TARGET, DONOR, at(f"token:'{last}'", role=SELF)).trials[0]
+    assert own.invalid is None and own.row.spans == {f"token:{last}": (6, 7)}
+    reason = plan_of(TARGET, DONOR, at("post_instruction")).trials[0].invalid
+    assert reason == ("the prompt marks no role 'instruction', and no chat template ends its instruction")
+    told = marked("t", WORDS[:6], instruction=(0, 4))
+    after = plan_of(told, DONOR, at("post_instruction", role=SELF)).trials[0].row
+    assert after.spans == {"post_instruction": (5, 7)}
 
 
 # --- The door -----------------------------------------------------------------------------------------------

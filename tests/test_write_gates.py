@@ -208,6 +208,55 @@ def test_partly_fired_writes_of_equal_figures_share_a_sentence() -> None:
     assert second.condition == "three" and second.sentence.startswith("kv in three fired in part")
 
 
+EDGE = {"site": "attention_edge", "op": "mask", "during": "prefill", "has_old": False}
+
+
+def test_cut_edges_are_judged_by_the_logits() -> None:
+    acting = receipt("v_proj", (6, 6), (0, 0), None, logit_change=0.2)
+    assert gates_of(write(**EDGE), acting) == []
+    gates = gates_of(write(**EDGE), acting | {"v_proj.logit_change": 1e-8})
+    assert [(g.gate, g.verdict) for g in gates] == [("inert", "fail")]
+    assert "the first logits that it acts on 1e-08" in gates[0].sentence and blocking(gates, None)
+
+
+def test_edges_of_a_future_key_do_not_exist() -> None:
+    future = receipt("v_proj", (2, 0), (0, 0), None)
+    (gate,) = gates_of(write(**EDGE), future)
+    assert (gate.gate, gate.verdict) == ("inert", "fail")
+    assert "none of the 40 query positions asked had such an edge" in gate.sentence
+    (gate,) = gates_of(write(expect="inert", **EDGE), future)
+    assert gate.verdict == "expected" and not blocking([gate], None)
+    (gate,) = gates_of(write(expect="noop", **EDGE), future)
+    assert gate.verdict == "fail" and "It was expected to fire" in gate.sentence
+
+
+def test_queries_without_the_edges_asked_say_why() -> None:
+    (gate,) = gates_of(write(**EDGE), receipt("v_proj", (6, 4), (0, 0), None, logit_change=0.2))
+    assert (gate.gate, gate.verdict) == ("partial", "warn")
+    assert "the other queries have no such edge, standing before every key asked" in gate.sentence
+    spec = write(**EDGE | {"during": "decode"})
+    (gate,) = gates_of(spec, receipt("v_proj", (0, 0), (9, 4), None, logit_change=0.2))
+    assert "the keys asked had left the attention window" in gate.sentence
+
+
+@pytest.mark.parametrize("fields", [{"op": "scale", "alpha": 1.0}, {"op": "add", "alpha": 0.0}])
+def test_a_write_that_is_an_identity_by_its_numbers_is_inert_unless_it_is_expected(
+    fields: dict[str, Any],
+) -> None:
+    columns = receipt("v_proj", (9, 9), (0, 0), 0.0)
+    (gate,) = gates_of(write(during="prefill", **fields), columns)
+    assert (gate.gate, gate.verdict) == ("inert", "fail")
+    for expect, name in (("noop", "expect"), ("inert", "inert")):
+        (gate,) = gates_of(write(during="prefill", expect=expect, **fields), columns)
+        assert (gate.gate, gate.verdict) == (name, "expected")
+
+
+def test_a_mean_or_a_fixed_vector_has_no_donor_whose_length_could_differ() -> None:
+    spec = write(during="prefill", positions="all", value={"kind": "mean", "role": "", "draws": 1})
+    (gate,) = gates_of(spec, receipt("v_proj", (16, 10), (0, 0), 0.5))
+    assert gate.gate == "partial" and LENGTHS not in gate.sentence
+
+
 def test_keys_ahead_of_the_query_are_counted() -> None:
     spec = write(site="kv_cache", during="prefill", rope="keep")
     (gate,) = gates_of(spec, receipt("v_proj", (9, 9), (0, 0), 0.5, keys_ahead=3))

@@ -97,7 +97,8 @@ def edges(subject: Subject) -> Finding:
     the layer's window. A single edge may weigh nothing."""
     ids = subject.ids("target")
     length = len(ids)
-    writes, hot, position, faint = [], [], [], []
+    writes: list[Write] = []
+    hot, position, faint = [], [], []
     for layer in subject.layers():
         for query in (length // 2, length - 1):
             sees = np.flatnonzero(visible(subject.info, layer, length)[query])

@@ -28,6 +28,7 @@ from backends.rows import Decoded, Row
 from backends.torch import weights
 from backends.torch.capture import capture_prompts, ensure_sources, reduced
 from backends.torch.edits import RecordingKey, check_vector
+from backends.torch.features import check_features
 from backends.torch.generate import generate
 from backends.torch.hooks import Board, Spot
 from backends.torch.kv import check_rope
@@ -93,6 +94,7 @@ class TorchBackend:
                 raise BackendError(f"'{write.name}': {missing}")
             check_vector(self._loaded, write)
         check_rope(self._loaded, (*writes, *nested))
+        check_features((*writes, *nested), self.info)
 
     def prefix(self, ids: tuple[int, ...]) -> Prefix:
         """Run a common beginning of prompts once. Raises OutOfMemory."""

@@ -1,10 +1,7 @@
 """Features of a sparse autoencoder, read and written on the device of the layer that they are hooked at.
 
-Where it is wired in. `Sources.features` hands out a FeatureSet; with a `FeatureStore` behind it, each SAE's
-files are checked once and its whole dictionary is held once a device. `prompt_touches`, `decode_edits` and
-the means over prompts turn captured rows into values [n, k] with `FeatureSet.activations`; `Effect.on` calls
-`FeatureSet.write` with the rows of `Write.tensor` at the SAE's layer. `check_features` belongs in
-`Backend.check`, where the model's fingerprint is known.
+`Sources.features` hands out sets of features from one store, so that each SAE's files are checked once and
+its whole dictionary is held once a device. Captured rows become values [n, k] before they are written.
 """
 
 from __future__ import annotations

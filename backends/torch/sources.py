@@ -11,7 +11,7 @@ import torch
 
 from backends.rowplan import MeanKey, Spots
 from backends.rows import SourceRun
-from backends.torch.features import FeatureSet
+from backends.torch.features import FeatureSet, FeatureStore
 from backends.torch.hooks import Spot
 from backends.writes import Features
 
@@ -44,7 +44,7 @@ class Sources:
         self._budget = budget
         self._store: OrderedDict[SourceRun, Source] = OrderedDict()
         self._means: dict[tuple[MeanKey, Spot], torch.Tensor] = {}
-        self._features: dict[tuple[Features, int, torch.device], FeatureSet] = {}
+        self._features = FeatureStore()
 
     def missing(self, wanted: Mapping[SourceRun, Spots]) -> list[SourceRun]:
         """Runs of which something wanted has not been captured."""
@@ -77,10 +77,7 @@ class Sources:
 
     def features(self, features: Features, layer: int, device: torch.device) -> FeatureSet:
         """The features of an SAE on the layer's device, its files read once."""
-        key = (features, layer, device)
-        if key not in self._features:
-            self._features[key] = FeatureSet.load(features, layer, device)
-        return self._features[key]
+        return self._features.of(features, layer, device)
 
     def evict(self, needed: Container[SourceRun]) -> None:
         """Drop the captures that were used longest ago, until the rest fits the budget."""

@@ -12,8 +12,9 @@ from pydantic import ValidationError
 from runner.config.bodies import Grids, expand_contrasts, expand_names, split_bodies
 from runner.config.complaints import complaint, existing_path
 from runner.config.compose import Composed, options
-from runner.config.consistency import Inconsistency, bank_inconsistencies, inconsistencies
+from runner.config.consistency import bank_inconsistencies, inconsistencies
 from runner.config.errors import ConfigurationError, Problem, listed
+from runner.config.inconsistency import Inconsistency
 from runner.config.local_model import with_local_files
 from runner.config.provenance import COMMAND_LINE
 from runner.config.spec import RESERVED, ExperimentSpec, Spec

@@ -4,41 +4,20 @@ prompts."""
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from itertools import combinations
+from contextlib import suppress
+from dataclasses import replace
 
-from backends.positions import PositionError, Positions
-from backends.writes import SELF, Write, same_tensor
+from backends.writes import SELF
 from runner.config.errors import listed, suggestion
-from runner.config.layers import LayerError, resolve_layers
-from runner.config.resolve import (
-    DONOR,
-    OTHER_DONOR,
-    Condition,
-    WordError,
-    resolve_condition,
-    resolve_heads,
-    resolve_sampling,
-    resolve_value,
-    resolve_write,
-)
-from runner.config.spec import READOUT_COLUMNS, ConditionSpec, Spec, WriteSpec
-from runner.config.write_rules import broken_rules
-from runner.prompts.marks import counted_prompts, overlapping, unmarked
+from runner.config.inconsistency import Inconsistency, Key, conditions_key
+from runner.config.readouts import contrast_faults, decodes, fact_faults, readout_faults
+from runner.config.resolve import Condition, layer_words, resolve_condition, resolve_sampling
+from runner.config.spec import ConditionSpec, Spec
+from runner.config.values import DONOR, DONORS, OTHER_DONOR, TARGETS
+from runner.config.write_checks import WRONG, draws_of, prompt_faults, write_faults
 from runner.prompts.pairing import Banks, available, too_few
 
-Key = tuple[str | int, ...]
 _REPEATS: Key = ("experiment", "repeats")
-
-
-@dataclass(frozen=True)
-class Inconsistency:
-    """What does not fit, and the key under which it is reported. rests_on: other keys that it was found with;
-    where one of these is wrong itself, this says nothing."""
-
-    key: Key
-    message: str
-    rests_on: tuple[Key, ...] = ()
 
 
 def inconsistencies(spec: Spec, damaged: frozenset[Key]) -> Iterator[Inconsistency]:
@@ -49,16 +28,22 @@ def inconsistencies(spec: Spec, damaged: frozenset[Key]) -> Iterator[Inconsisten
     yield from _prompts(spec)
     yield from _length(("sampling",), spec.sampling.max_new_tokens, spec)
     _, conditions, _ = spec.stage
-    prefix = _prefix(spec)
+    prefix = conditions_key(spec)
     sound: dict[str, Condition] = {}
     for name, body in conditions.items():
         found = list(_condition((*prefix, name), name, body, spec, damaged))
         yield from found
         if not found and not any(key[0] == name for key in damaged):
-            sound[name] = resolve_condition(name, body, spec)
+            with suppress(*WRONG):  # of a condition that it rests on, which is told there
+                sound[name] = resolve_condition(name, body, spec)
     yield from _identical(prefix, sound, spec)
     yield from _contrasts(spec)
-    yield from _readouts(spec)
+    for key, message in readout_faults(spec):
+        listed_there = key[-1] if isinstance(key[-1], int) else None
+        named: Key = () if listed_there is None else ("readout", spec.stage[2][listed_there])
+        yield Inconsistency(key, message, (named,) if named else ())
+    for key, message in contrast_faults(spec):
+        yield Inconsistency(key, message, (("readout",),))
 
 
 def bank_inconsistencies(spec: Spec, banks: Banks) -> Iterator[Inconsistency]:
@@ -67,61 +52,10 @@ def bank_inconsistencies(spec: Spec, banks: Banks) -> Iterator[Inconsistency]:
     if limit is not None and spec.experiment.n > limit:
         yield Inconsistency(("experiment", "n"), too_few(spec.experiment.n, banks))
     _, conditions, _ = spec.stage
-    if len(banks.donors) < 2:
-        for name, body in conditions.items():
-            for key, write in body.writes.items():
-                if (write.value or "").endswith("other_donor"):
-                    message = f"expected two donors at least, to take another one; got {len(banks.donors)}"
-                    yield Inconsistency((*_prefix(spec), name, key, "value"), message)
     for name, body in conditions.items():
-        yield from _roles(name, body, spec, banks)
-
-
-def _roles(name: str, body: ConditionSpec, spec: Spec, banks: Banks) -> Iterator[Inconsistency]:
-    """Whether the prompts mark the spans that the writes of a condition name, and writes at two spans keep
-    apart."""
-    writes: list[tuple[WriteSpec, Write]] = []
-    for key, words in body.writes.items():
-        try:
-            write = resolve_write(key, words, spec)
-        except (WordError, LayerError, PositionError):
-            continue  # told already
-        if write.positions.kind != "role":
-            continue
-        writes.append((words, write))
-        where = (*_prefix(spec), name, key, "positions")
-        if not write.counted_on:
-            message = (
-                f"a decode write of {words.value or 'zeros'} has no window, so that nothing reads "
-                f"{words.positions}; remove it"
-            )
-            yield Inconsistency(where, message)
-        missing = [
-            sentence
-            for side in write.counted_on
-            if (sentence := unmarked(write.positions.role, side, body.prompt, spec.prompts, banks))
-            is not None
-        ]
-        if missing:
-            yield Inconsistency(where, "; ".join(dict.fromkeys(missing)))
-    own = counted_prompts(SELF, body.prompt, banks)
-    for (first_spec, first), (second_spec, second) in combinations(writes, 2):
-        if not _same_rank(first_spec, second_spec) or not same_tensor(first, second):
-            continue
-        shared = overlapping(first, second, own)
-        if shared is not None:
-            message = (
-                f"writes '{first.name}' and '{second.name}' change the same {first.site} where "
-                f"'{first.positions.role}' and '{second.positions.role}' overlap, as in prompt "
-                f"'{shared.id}'; expected a different order: for each (the lower one first)"
-            )
-            yield Inconsistency((*_prefix(spec), name, second.name, "order"), message)
-
-
-def _prefix(spec: Spec) -> Key:
-    for name in spec.stages:
-        return ("stages", name, "conditions")
-    return ("conditions",)
+        yield from prompt_faults(name, body, spec, banks)
+    for key, message in fact_faults(spec, banks):
+        yield Inconsistency(key, message)
 
 
 def _model(spec: Spec) -> Iterator[Inconsistency]:
@@ -145,8 +79,9 @@ def _prompts(spec: Spec) -> Iterator[Inconsistency]:
         message = f"expected {model.language}, the language of model '{model.name}', got {prompts.language}"
         yield Inconsistency(("prompts", "language"), message)
     for name in prompts.roles:
-        if name in (DONOR, OTHER_DONOR, SELF):
-            message = f"'{name}' is the name of a value already; give the role another one"
+        if name in (DONOR, OTHER_DONOR, SELF, TARGETS, DONORS):
+            what = "set" if name in (TARGETS, DONORS) else "value"
+            message = f"'{name}' is the name of a {what} already; give the role another one"
             yield Inconsistency(("prompts", "roles", name), message)
 
 
@@ -160,98 +95,25 @@ def _length(key: Key, asked: int | None, spec: Spec) -> Iterator[Inconsistency]:
 def _condition(
     key: Key, name: str, body: ConditionSpec, spec: Spec, damaged: frozenset[Key]
 ) -> Iterator[Inconsistency]:
-    writes: list[tuple[WriteSpec, Write]] = []
-    for write_name, write in body.writes.items():
-        wrong = list(_write((*key, write_name), write, spec, with_heads=(name, write_name) not in damaged))
-        yield from wrong
-        if (name, write_name) in damaged:
-            continue
-        broken = [Inconsistency((*key, write_name, field), text) for field, text in broken_rules(write, body)]
-        yield from broken
-        if write.draws > spec.experiment.repeats:
-            message = (
-                f"{write.draws} draws need at least {write.draws} repeats, got {spec.experiment.repeats}"
-            )
-            yield Inconsistency((*key, write_name, "draws"), message, (_REPEATS,))
-        if not wrong and not broken:
-            writes.append((write, resolve_write(write_name, write, spec)))
-    for (first_spec, first), (second_spec, second) in combinations(writes, 2):
-        entire = [write for write in (first, second) if write.align in ("whole", "concat")]
-        if first.site == second.site == "kv_cache" and entire:
-            message = (
-                f"kv_cache writes '{first.name}' and '{second.name}': after align {entire[0].align} of "
-                f"'{entire[0].name}' the slots are those of another cache; expected no other kv_cache write"
-            )
-            yield Inconsistency((*key, second.name, "site"), message)
-        elif _overlap(first, second) and _same_rank(first_spec, second_spec):
-            message = (
-                f"writes '{first.name}' and '{second.name}' change the same {first.site} at the same layers, "
-                f"phase and positions; expected a different order: for each (the lower one first)"
-            )
-            yield Inconsistency((*key, second.name, "order"), message)
+    yield from write_faults(key, name, body, spec, damaged)
+    asked = body.prompt.partition("+")[0].partition(":")[2]
+    if asked and asked not in spec.prompts.roles:
+        known = spec.prompts.roles
+        message = f"expected a role of the prompts '{spec.prompts.name}' ({listed(known)}), got '{asked}'"
+        yield Inconsistency((*key, "prompt"), message + suggestion(asked, known))
     if body.recompute and body.replay_last_token:
         message = "expected one or the other: a token is fed again into a cache, and recompute keeps none"
         yield Inconsistency((*key, "replay_last_token"), message)
     greedy = resolve_sampling(body, spec.sampling).temperature == 0
     repeats = spec.experiment.repeats
-    if greedy and repeats > 1 and not any(write.draws >= repeats for write in body.writes.values()):
-        message = (
-            f"greedy decoding gives the same text in all {repeats} repeats of '{name}'; expected repeats: 1, "
-            f"a temperature above 0, or a random value with draws: {repeats}"
-        )
+    if (greedy or not decodes(spec)) and repeats > 1 and draws_of(body, spec.stage[1]) < repeats:
+        same = f"in all {repeats} repeats of '{name}'; expected repeats: 1,"
+        random = f"a random value with draws: {repeats}"
+        message = f"greedy decoding gives the same text {same} a temperature above 0, or {random}"
+        if not decodes(spec):
+            message = f"nothing is drawn by readouts of tensors alone: they are the same {same} or {random}"
         yield Inconsistency(_REPEATS, message)
     yield from _length((*key, "sampling"), body.sampling.max_new_tokens, spec)
-
-
-def _write(key: Key, write: WriteSpec, spec: Spec, *, with_heads: bool) -> Iterator[Inconsistency]:
-    try:
-        resolve_layers(write.layers, spec.model.layers, spec.reference_depth, spec.model.landmarks)
-    except LayerError as error:
-        yield Inconsistency((*key, "layers"), str(error))
-    try:
-        Positions.parse(write.positions)  # whether the prompts mark a role is checked with the banks
-    except PositionError as error:
-        yield Inconsistency((*key, "positions"), str(error))
-    try:
-        resolve_value(write, spec.prompts)
-    except WordError as error:
-        yield Inconsistency((*key, "value"), str(error))
-    try:
-        if with_heads:  # which heads there are depends on the site, which may be what is wrong
-            resolve_heads(write, spec.model)
-    except WordError as error:
-        yield Inconsistency((*key, "heads"), str(error))
-
-
-def _same_rank(first: WriteSpec, second: WriteSpec) -> bool:
-    """Whether nothing says which of two writes comes first."""
-    return None in (first.order, second.order) or first.order == second.order
-
-
-def _overlap(first: Write, second: Write) -> bool:
-    if not same_tensor(first, second):
-        return False
-    phases = [{"prefill", "decode"} if w.during == "both" else {w.during} for w in (first, second)]
-    shared = phases[0] & phases[1]
-    if "decode" in shared:
-        return True  # both change the new token
-    return bool(shared) and not _disjoint(first.positions, second.positions)
-
-
-def _disjoint(first: Positions, second: Positions) -> bool:
-    """Whether two words never name one position, whatever the length of the prompt. Of two spans that is
-    for the banks to say (`_roles`)."""
-    if first.kind == second.kind == "index":
-        return first.count != second.count and (first.count < 0) == (second.count < 0)
-    if first.kind == second.kind == "role":
-        return first.role != second.role
-    if (
-        {first.kind, second.kind} == {"first", "last"}
-        and first.percent is not None
-        and second.percent is not None
-    ):
-        return first.percent + second.percent < 100
-    return False
 
 
 def _fingerprint(condition: Condition) -> tuple[object, ...]:
@@ -290,15 +152,15 @@ def _identical(prefix: Key, sound: Mapping[str, Condition], spec: Spec) -> Itera
 
 
 def _layer_words(body: ConditionSpec) -> list[str]:
-    return sorted(str(write.layers) for write in body.writes.values())
+    return sorted(str(layer_words(write)) for write in body.writes.values())
 
 
 def _contrasts(spec: Spec) -> Iterator[Inconsistency]:
-    _, conditions, readouts = spec.stage
+    _, conditions, _ = spec.stage
     contrasts = spec.contrasts
     if not conditions:
         message = "expected at least one condition, got none"
-        yield Inconsistency(_prefix(spec), message, (("stages",), ("conditions",)))
+        yield Inconsistency(conditions_key(spec), message, (("stages",), ("conditions",)))
         return
     extra: list[tuple[Key, tuple[str, str]]] = [
         (("contrasts", "extra", index), pair) for index, pair in enumerate(contrasts.extra)
@@ -322,16 +184,6 @@ def _contrasts(spec: Spec) -> Iterator[Inconsistency]:
     yield from _trends(spec)
     yield from _repeated_pairs([*family, *extra])
     yield from _repeated_pairs(same)  # equivalence is another question than difference: a pair may have both
-    known = [name for name in readouts if name in spec.readout] if set(readouts) <= set(spec.readout) else []
-    columns = [
-        column for name in known or spec.readout for column in READOUT_COLUMNS[spec.readout[name].kind]
-    ]
-    if contrasts.primary not in columns:
-        message = (
-            f"expected a column of the readouts ({listed(columns)}), got '{contrasts.primary}'"
-            f"{suggestion(contrasts.primary, columns)}"
-        )
-        yield Inconsistency(("contrasts", "primary"), message)
 
 
 def _trends(spec: Spec) -> Iterator[Inconsistency]:
@@ -366,22 +218,3 @@ def _repeated_pairs(pairs: Sequence[tuple[Key, tuple[str, str]]]) -> Iterator[In
         if earlier == ("contrasts", "family"):
             where += ", which compares every condition with the baseline"
         yield Inconsistency(key, f"'{first}' and '{second}' are compared already by {where}; remove one")
-
-
-def _readouts(spec: Spec) -> Iterator[Inconsistency]:
-    stage, _, readouts = spec.stage
-    inside: Key = ("readouts",)
-    if stage in spec.stages and spec.stages[stage].readouts is not None:
-        inside = ("stages", stage, "readouts")
-    if not readouts:
-        yield Inconsistency(
-            inside, f"expected at least one readout ({listed(spec.readout)}), got an empty list"
-        )
-    for index, name in enumerate(readouts):
-        if name in readouts[:index]:
-            yield Inconsistency((*inside, index), f"readout '{name}' is listed twice; remove one")
-        if name not in spec.readout:
-            message = (
-                f"expected a readout ({listed(spec.readout)}), got '{name}'{suggestion(name, spec.readout)}"
-            )
-            yield Inconsistency((*inside, index), message)

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from runner.config.errors import suggestion
 
 LayerWord = int | str
+_INDEX = re.compile(r"-?\d+")
 
 
 class LayerError(ValueError):
@@ -64,6 +65,19 @@ def resolve_layers(
         f"of the model ({', '.join(landmarks) or 'it has none'}), got '{word}'"
         f"{suggestion(word, [*landmarks, 'all'])}"
     )
+
+
+def resolve_layer(word: str, depth: int, reference: int | None, landmarks: Mapping[str, int]) -> int:
+    """The one layer that an index, a depth or a landmark means, as `resolve_layers` reads it.
+
+    Raises LayerError for anything else.
+    """
+    found = resolve_layers(int(word) if _INDEX.fullmatch(word) else word, depth, reference, landmarks)
+    if len(found) != 1 or not (_INDEX.fullmatch(word) or word in landmarks or word.endswith("%")):
+        raise LayerError(
+            f"expected one layer: an index, a depth such as 84% or a landmark of the model, got '{word}'"
+        )
+    return found[0]
 
 
 def layer_notes(

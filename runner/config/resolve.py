@@ -8,44 +8,36 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from backends.measures import Probe
 from backends.positions import Positions
 from backends.rows import Sampling
-from backends.writes import SELF, Heads, Value, Write
+from backends.writes import LAYERLESS, Heads, Under, Write
 from runner.config.errors import listed, suggestion
-from runner.config.layers import layer_notes, resolve_layers
+from runner.config.features import SaeFeatures, resolve_features, unreached_values
+from runner.config.layers import LayerError, layer_notes, resolve_layers
+from runner.config.readouts import Check, Readout, resolve_checks, resolve_readouts
 from runner.config.spec import (
     BackendSpec,
     ConditionSpec,
     ContrastsSpec,
+    LayersWord,
     ModelSpec,
     PromptsSpec,
     SamplingSpec,
     Spec,
     WriteSpec,
 )
+from runner.config.values import KV_SITES, QUERY_SITES, WordError, resolve_value
 from runner.config.words import describe
-
-DONOR = "donor"
-OTHER_DONOR = "other_donor"
-QUERY_SITES = ("q_proj", "head_z")
-KV_SITES = ("k_proj", "v_proj", "kv_cache")
-VALUE_FORMS = (
-    DONOR,
-    "donor:ROLE",
-    OTHER_DONOR,
-    SELF,
-    "random",
-    "shuffled_window",
-    "shuffled_sequence",
-)
+from runner.keys import every_write
 
 # What may differ between two runs of one and the same experiment: where and how it is computed, not what.
 NOT_HASHED = ("resume", "output_root", "launch", "profile", "quiet", "dry_run", "allow_inert")
 NOT_HASHED_BACKEND = ("memory_budget", "max_rows", "threads")
 
 
-class WordError(ValueError):
-    """A word of a write that is not of the vocabulary, or that the model or prompts have nothing for."""
+class UnderError(WordError):
+    """A condition under which no source can be captured."""
 
 
 @dataclass(frozen=True)
@@ -68,8 +60,9 @@ class Condition:
     @property
     def roles(self) -> tuple[str, ...]:
         """Roles of the prompts that the writes draw from (`donor`, `other_donor`, `self`, or a role's
-        name)."""
-        return tuple(dict.fromkeys(write.value.role for write in self.writes if write.value.role))
+        name), also by way of the condition that a source is captured under."""
+        roles = [write.value.role for write in every_write(self.writes)]
+        return tuple(dict.fromkeys(role for role in roles if role))
 
 
 @dataclass(frozen=True)
@@ -83,13 +76,35 @@ class Design:
     stage: str
     conditions: tuple[Condition, ...]
     readouts: tuple[str, ...]
+    measured: tuple[Readout, ...]
     contrasts: ContrastsSpec
+    checks: tuple[Check, ...]
     prompts: PromptsSpec
     sampling_seed: int
     model: ModelSpec
     backend: BackendSpec
     published: str | None
     layer_notes: tuple[str, ...]
+
+    @property
+    def decodes(self) -> bool:
+        """Whether any readout reads a generated text; without one, nothing is generated."""
+        return any(readout.of_output for readout in self.measured)
+
+    @property
+    def probes(self) -> tuple[Probe, ...]:
+        """What its readouts measure on tensors."""
+        return tuple(readout.probe for readout in self.measured if readout.probe is not None)
+
+    @property
+    def columns(self) -> dict[str, str]:
+        """The columns of its readouts, in their order, with what each holds."""
+        return {column: kind for readout in self.measured for column, kind in readout.columns.items()}
+
+    @property
+    def text_kinds(self) -> tuple[str, ...]:
+        """The kinds of its readouts that need the text alone."""
+        return tuple(readout.kind for readout in self.measured if readout.probe is None)
 
     @property
     def dtype(self) -> str:
@@ -120,7 +135,9 @@ def resolve(spec: Spec) -> Design:
         stage=stage,
         conditions=tuple(resolve_condition(name, conditions[name], spec) for name in _baseline_first(spec)),
         readouts=readouts,
+        measured=resolve_readouts(spec),
         contrasts=spec.contrasts,
+        checks=resolve_checks(spec),
         prompts=spec.prompts,
         sampling_seed=spec.sampling.seed,
         model=spec.model,
@@ -132,7 +149,7 @@ def resolve(spec: Spec) -> Design:
 
 def resolve_condition(name: str, body: ConditionSpec, spec: Spec) -> Condition:
     """One condition with its writes, its sampling and its description. Raises as `resolve` does."""
-    writes = tuple(resolve_write(write_name, write, spec) for write_name, write in body.writes.items())
+    writes = tuple(resolve_write(key, write, spec, (name,)) for key, write in body.writes.items())
     bare = Condition(
         name=name,
         label=name if body.label is None else body.label,
@@ -146,7 +163,8 @@ def resolve_condition(name: str, body: ConditionSpec, spec: Spec) -> Condition:
         grid=body.grid,
     )
     usual = resolve_sampling(ConditionSpec(), spec.sampling)
-    return replace(bare, words=describe(bare, spec.model.layers, usual))
+    unreached = [sentence for write in writes for sentence in unreached_values(write)]
+    return replace(bare, words=(*describe(bare, spec.model.layers, usual), *unreached))
 
 
 def resolve_sampling(body: ConditionSpec, usual: SamplingSpec) -> Sampling:
@@ -160,15 +178,20 @@ def resolve_sampling(body: ConditionSpec, usual: SamplingSpec) -> Sampling:
     )
 
 
-def resolve_write(name: str, write: WriteSpec, spec: Spec) -> Write:
-    """One write with absolute layers, heads and value. Raises as `resolve` does."""
+def resolve_write(name: str, write: WriteSpec, spec: Spec, within: tuple[str, ...] = ()) -> Write:
+    """One write with absolute layers, heads and value. within: the conditions that are being resolved, the
+    write's own last. Raises as `resolve` does."""
+    features = resolve_features(write, spec.model)
+    value = resolve_value(write, spec)
+    if write.under is not None:
+        value = replace(value, under=resolve_under(write.under, spec, within))
     return Write(
         name=name,
         site=write.site,
-        layers=resolve_layers(write.layers, spec.model.layers, spec.reference_depth, spec.model.landmarks),
+        layers=layers_of(write, spec, features),
         op=write.op,
-        value=resolve_value(write, spec.prompts),
-        positions=Positions.parse(write.positions),
+        value=value,
+        positions=positions_of(write),
         during=write.during,
         hold=write.hold,
         heads=resolve_heads(write, spec.model),
@@ -179,32 +202,72 @@ def resolve_write(name: str, write: WriteSpec, spec: Spec) -> Write:
         alpha=write.alpha,
         min_positions=write.min_positions,
         order=0 if write.order is None else write.order,
+        unit=write.unit,
+        keys=None if write.keys is None else Positions.parse(write.keys),
+        features=None if features is None else features.chosen,
+        round_trip=write.round_trip,
     )
 
 
-def resolve_value(write: WriteSpec, prompts: PromptsSpec) -> Value:
-    """What is written. Raises WordError for an unknown word, a role that the prompts do not have, or a value
-    that is missing or has nothing to do."""
-    if write.op == "zero":
-        if write.value is not None:
-            raise WordError(f"op zero writes zeros and takes no value, got '{write.value}'")
-        return Value("none")
-    if write.value is None:
-        raise WordError(f"op {write.op} needs a value: {listed(VALUE_FORMS)}")
-    word, _, role = write.value.partition(":")
-    if word == "shuffled_window":
-        return Value("shuffled_window", _source_role(role or DONOR, prompts), write.draws)
-    if word == "shuffled_sequence":
-        return Value("shuffled_sequence", _source_role(role or DONOR, prompts), write.draws)
-    if write.value == "random":
-        return Value("random", draws=write.draws)
-    if write.value in (DONOR, OTHER_DONOR, SELF):
-        return Value("source", write.value)
-    if word == DONOR:
-        return Value("source", _named_role(role, prompts))
-    raise WordError(
-        f"expected one of {listed(VALUE_FORMS)}, got '{write.value}'{suggestion(write.value, VALUE_FORMS)}"
-    )
+def positions_of(write: WriteSpec) -> Positions:
+    """Positions of a write. Logits are read at the last prompt position alone, which therefore goes without
+    saying. Raises PositionError."""
+    if write.site == "logits" and not write.given("positions"):
+        return Positions("index", count=-1)
+    return Positions.parse(write.positions)
+
+
+def layers_of(write: WriteSpec, spec: Spec, features: SaeFeatures | None) -> tuple[int, ...]:
+    """Absolute layers: those of the word, that of the SAE, or what stands for a site of the whole model.
+    Raises LayerError."""
+    if write.site in LAYERLESS:
+        if write.layers is not None:
+            raise LayerError(f"{write.site} is a site of the whole model and has no layers; remove it")
+        return (0,) if write.site == "embed" else (spec.model.layers - 1,)
+    if write.site == "sae":
+        if write.layers is not None:
+            raise LayerError("the layer of an sae write is the one that its SAE is hooked at; remove it")
+        return () if features is None else (features.layer,)
+    if write.layers is None:
+        raise LayerError(
+            "missing: expected a layer index, a list, a range such as 5-8, 'all', a depth such as 84% or a "
+            "landmark"
+        )
+    return resolve_layers(write.layers, spec.model.layers, spec.reference_depth, spec.model.landmarks)
+
+
+def resolve_under(name: str, spec: Spec, within: tuple[str, ...] = ()) -> Under:
+    """The condition under which a source is captured: its writes in prefill.
+
+    Raises UnderError for a condition that does not exist, leads back to itself, or has not only writes that
+    act on a prompt; as `resolve` does where one of its writes is wrong itself.
+    """
+    _, conditions, _ = spec.stage
+    if name not in conditions or name in within[-1:]:
+        known = [other for other in conditions if other not in within[-1:]]
+        raise UnderError(
+            f"expected another condition ({listed(known)}), got '{name}'{suggestion(name, known)}"
+        )
+    if name in within:
+        way = " under ".join(f"'{step}'" for step in (*within[within.index(name) :], name))
+        raise UnderError(f"expected conditions that do not lead back to themselves, got {way}")
+    writes = []
+    for key, write in conditions[name].writes.items():
+        if write.site == "kv_cache":
+            raise UnderError(
+                f"expected a condition whose writes act while the source is read; '{key}' of '{name}' writes "
+                "kv_cache, which is after that"
+            )
+        if write.during == "decode":
+            raise UnderError(
+                f"expected a condition whose writes act while the source is read; '{key}' of '{name}' acts "
+                "in decode only"
+            )
+        resolved = resolve_write(key, write, spec, (*within, name))
+        writes.append(replace(resolved, during="prefill", hold=None))
+    if not writes:
+        raise UnderError(f"'{name}' writes nothing; a source from a clean run goes without under")
+    return Under(tuple(writes), name)
 
 
 def resolve_heads(write: WriteSpec, model: ModelSpec) -> Heads | None:
@@ -252,27 +315,24 @@ def _baseline_first(spec: Spec) -> list[str]:
     return sorted(conditions, key=lambda name: name != spec.contrasts.baseline)
 
 
-def _named_role(role: str, prompts: PromptsSpec) -> str:
-    if role in prompts.roles:
-        return role
-    raise WordError(
-        f"expected a role of the prompts '{prompts.name}' ({listed(prompts.roles)}), got '{role}'"
-        f"{suggestion(role, prompts.roles)}"
-    )
-
-
-def _source_role(role: str, prompts: PromptsSpec) -> str:
-    return role if role in (DONOR, OTHER_DONOR, SELF) else _named_role(role.removeprefix("donor:"), prompts)
-
-
 def _notes(spec: Spec, conditions: Mapping[str, ConditionSpec]) -> tuple[str, ...]:
     depth, reference = spec.model.layers, spec.reference_depth
     pairs = {
         pair
         for body in conditions.values()
         for write in body.writes.values()
-        for pair in layer_notes(write.layers, depth, reference)
+        for word in layer_words(write)
+        for pair in layer_notes(word, depth, reference)
     }
     return tuple(
         f"layer {index} of {reference} is layer {layer} of {depth}" for index, layer in sorted(pairs)
     )
+
+
+def layer_words(write: WriteSpec) -> tuple[LayersWord, ...]:
+    """The words of a write that name layers, integers as such: those written, and the one read."""
+    words: list[LayersWord] = [] if write.layers is None else [write.layers]
+    if isinstance(write.value, str) and write.value.startswith("layer:"):
+        read = write.value.removeprefix("layer:")
+        words.append(int(read) if read.isdecimal() else read)
+    return tuple(words)

@@ -8,19 +8,35 @@ import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PositiveInt
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PositiveInt,
+    model_validator,
+)
 
-from backends.writes import Align, Hold, Op, Part, Phase, Rope, Site
+from backends.measures import ProbeKind
+from backends.writes import Align, Hold, Op, Part, Phase, Rope, Site, Unit
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 Dtype = Literal["float32", "bfloat16", "float16"]
-Prompt = Literal["target", "donor", "donor+target"]
+Language = Literal["organism", "english"]
 Expect = Literal["noop", "inert"]
 Statistics = Literal["paired_clustered", "as_published"]
 Published = Literal["n300", "pilot", "aggressive", "true_kv"]
 LayerItem = int | str
 LayersWord = int | str | Annotated[tuple[LayerItem, ...], Field(strict=False)]
 Names = Annotated[tuple[str, ...], Field(strict=False)]
+Index = Annotated[int, Field(ge=0, strict=True)]
+Indices = Annotated[tuple[Index, ...], Field(strict=False)]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+ByLanguage = str | dict[Language, str]
+Words = str | Names | dict[Language, str | Names]
+ReadoutKind = Literal["behaviour", ProbeKind]
+Expected = Literal["same", "different", "higher", "lower"]
 
 _UNITS = {
     "": 1,
@@ -71,7 +87,7 @@ class ModelSpec(Strict):
     id: str | None = None
     revision: str | None = None
     path: str | None = None
-    language: Literal["organism", "english"]
+    language: Language
     architecture: str
     layers: PositiveInt
     heads: PositiveInt
@@ -121,16 +137,37 @@ class PairingSpec(Strict):
 
 
 class PromptsSpec(Strict):
-    """Where donors and targets come from and how they are paired."""
+    """Where donors and targets come from and how they are paired. `groups` can be a mapping by language: the
+    list of `language` takes its place."""
 
     name: str
     kind: Literal["pairs"]
-    language: Literal["organism", "english"]
+    language: Language
     donors: BankChoice
     targets: BankChoice
     roles: dict[Name, RoleSpec] = Field(default_factory=dict)
     pairing: PairingSpec = PairingSpec()
     seed: int = 42
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_language(cls, given: object) -> object:
+        if not isinstance(given, Mapping):
+            return given
+        chosen = dict(given)
+        for key in ("donors", "targets"):
+            chosen[key] = _groups_of(given.get("language"), given.get(key))
+        if isinstance(given.get("roles"), Mapping):
+            roles = given["roles"].items()
+            chosen["roles"] = {name: _groups_of(given.get("language"), role) for name, role in roles}
+        return {key: value for key, value in chosen.items() if key in given}
+
+
+def _groups_of(language: object, choice: object) -> object:
+    groups = choice.get("groups") if isinstance(choice, Mapping) else None
+    if isinstance(choice, Mapping) and isinstance(groups, Mapping) and language in groups:
+        return {**choice, "groups": groups[language]}
+    return choice
 
 
 class SamplingSpec(Strict):
@@ -153,25 +190,46 @@ class SamplingChange(Strict):
 
 
 class WriteSpec(Strict):
-    """One write, in words. `order` None: no rank was given."""
+    """One write, in words. `layers` None: the site has none, or the SAE says them. `order` None: no rank was
+    given."""
 
     site: Site
     part: Part = "both"
-    layers: LayersWord
+    layers: LayersWord | None = None
     heads: Names | None = None
     positions: str = "all"
+    keys: str | None = None
     during: Phase = "prefill"
     hold: Hold | None = None
     op: Op = "replace"
-    value: str | None = None
+    value: str | Finite | None = None
     draws: PositiveInt = 1
+    under: str | None = None
     align: Align = "right"
     rope: Rope = "rerotate"
     keep_sink: bool = False
-    alpha: Annotated[float, Field(allow_inf_nan=False)] = 1.0
+    alpha: Finite = 1.0
+    unit: Unit = "direction_norm"
+    sae: str | None = None
+    features: Indices | None = None
+    round_trip: bool = False
     expect: Expect | None = None
     min_positions: PositiveInt = 1
     order: int | None = None
+
+    def given(self, field: str) -> bool:
+        """Whether a field stands in the YAML file, whatever it says."""
+        return field in self.model_fields_set
+
+
+def read_role(value: str) -> str:
+    """Check the form of a prompt in a role; whether the prompts have it is checked with them."""
+    if not re.fullmatch(r"donor:[A-Za-z_][A-Za-z0-9_]*(\+target)?", value):
+        raise ValueError("expected donor:ROLE or donor:ROLE+target")
+    return value
+
+
+Prompt = Literal["target", "donor", "donor+target"] | Annotated[str, AfterValidator(read_role)]
 
 
 class ConditionSpec(Strict):
@@ -200,9 +258,25 @@ Pair = Annotated[tuple[str, str], Field(strict=False)]
 SamePair = Annotated[tuple[str, str, Margin], Field(strict=False)]
 
 
+class CheckSpec(Strict):
+    """One thing that must come out in a known way. readout: a column, or an entry of a list column
+    (`lens.prob[last]`), of the condition `of`. It is held against the same readout of the condition
+    `against`, or `than`, another readout of `of` (of `against`, where both are given), or a number `value`.
+    within: the difference up to which two values count as the same."""
+
+    of: str
+    readout: str
+    expect: Expected
+    against: str | None = None
+    than: str | None = None
+    value: Annotated[float, Field(allow_inf_nan=False)] | None = None
+    within: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+
+
 class ContrastsSpec(Strict):
     """Which conditions are compared, on what. `same`: pairs for an equivalence test. `trends`: conditions in
-    the order of a dose."""
+    the order of a dose. `covariates`: columns whose difference each contrast is also adjusted for. `checks`:
+    what must come out in a known way, by name."""
 
     family: Literal["each_against_baseline", "none"] = "each_against_baseline"
     baseline: str = "baseline"
@@ -210,20 +284,36 @@ class ContrastsSpec(Strict):
     extra: Annotated[tuple[Pair, ...], Field(strict=False)] = ()
     same: Annotated[tuple[SamePair, ...], Field(strict=False)] = ()
     trends: Annotated[tuple[Names, ...], Field(strict=False)] = ()
+    covariates: Names = ()
+    checks: dict[Name, CheckSpec] = Field(default_factory=dict)
     statistics: Statistics = "paired_clustered"
 
 
+class ScopeSpec(Strict):
+    """Of a patchscope: the prompt that takes the state, the position in it, and the layer that it is written
+    at (null: the layer that it was read from)."""
+
+    prompt: ByLanguage
+    position: int = -1
+    layer: LayerItem | None = None
+
+
 class ReadoutSpec(Strict):
-    """What a readout's name stands for: a registered kind, in a version."""
+    """What a readout's name stands for: a registered kind, in a version. Which of the other fields a kind
+    reads stands in runner.config.readouts; None: not given."""
 
-    kind: Literal["behaviour", "perplexity"]
+    kind: ReadoutKind
     version: Literal[1] = 1
-
-
-READOUT_COLUMNS: Mapping[str, tuple[str, ...]] = {
-    "behaviour": ("score", "markers", "bonus", "strict"),
-    "perplexity": ("perplexity",),
-}
+    tokens: Words | None = None
+    against: Words | None = None
+    first_token: bool | None = None
+    top: PositiveInt | None = None
+    layers: LayersWord | None = None
+    position: int | None = None
+    windows: Annotated[tuple[PositiveInt, ...], Field(strict=False)] | None = None
+    site: Site | None = None
+    continuation: ByLanguage | None = None
+    scope: ScopeSpec | None = None
 
 
 class LaunchSpec(Strict):
@@ -248,7 +338,7 @@ class Spec(Strict):
     backend: BackendSpec
     prompts: PromptsSpec
     sampling: SamplingSpec = SamplingSpec()
-    readout: dict[str, ReadoutSpec] = Field(default_factory=dict)
+    readout: dict[Name, ReadoutSpec] = Field(default_factory=dict)
     readouts: Names
     launch: LaunchSpec
     reference_depth: Annotated[int, Field(ge=2)] | None = None

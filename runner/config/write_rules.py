@@ -3,39 +3,107 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
+from backends.writes import LAYERLESS
+from runner.config.errors import listed, suggestion
 from runner.config.spec import ConditionSpec, WriteSpec
+from runner.config.values import NO_VALUE, RANDOM, SHUFFLED, has_source, shown, value_word
 
 _HOLD_MEANS = (
     "last (the window's last row), cycle (row t mod n), mean, lockstep (the donor's own t-th generated "
     "token), or sliding (the context's last N positions, rewritten at every step; needs positions: last:N "
     "and recompute: true)"
 )
-_SHUFFLED = ("shuffled_window", "shuffled_sequence")
+_OPS: Mapping[str, tuple[str, ...]] = {
+    "kv_cache": ("replace", "add", "zero"),
+    "sae": ("set_feature", "scale", "zero"),
+    "attention_edge": ("mask",),
+}
+_OPS_ELSEWHERE = ("replace", "add", "scale", "project_out", "zero")
+_SITE_OF = {"set_feature": "sae", "mask": "attention_edge"}
+_SCALED = ("add", "scale", "project_out")  # operations in which alpha counts
+_OWN_FIELDS: Mapping[str, tuple[str, ...]] = {
+    "kv_cache": ("part", "align", "rope", "keep_sink"),
+    "sae": ("sae", "features", "round_trip"),
+    "attention_edge": ("keys",),
+}
+_VECTORS = ("mean", "file", "artefact", "orthogonal", "layer")
+_LAST = ("index:-1", "last:1")
 
 
 def broken_rules(write: WriteSpec, body: ConditionSpec) -> Iterator[tuple[str, str]]:
     """(field, sentence) for every rule that a write breaks within its condition."""
-    word = (write.value or "").partition(":")[0]
+    word = value_word(write)
     yield from _phase(write, word, body)
+    for site, own in _OWN_FIELDS.items():
+        for field in own if write.site != site else ():
+            if write.given(field):
+                yield field, f"{field} belongs to {site} writes; {write.site} has none, remove it"
+    yield from _operation(write)
+    yield from _values(write, word)
     if write.site == "kv_cache":
         yield from _kv(write, word, body)
-    else:
-        for field in ("part", "align", "rope", "keep_sink"):
-            if field in write.model_fields_set:
-                yield field, f"{field} belongs to kv_cache writes; {write.site} has none, remove it"
-    if write.alpha != 1 and write.op != "add":
-        yield "alpha", f"alpha scales what is added; op {write.op} has no use for it"
-    if write.draws > 1 and word not in ("random", *_SHUFFLED):
-        yield "draws", f"draws counts random draws; the value {write.value} is the same in every repeat"
-    if write.site == "kv_cache" and write.min_positions > 1:
-        yield "min_positions", "the guard is on outputs of a module; a kv_cache write has none, remove it"
+    elif write.site == "sae":
+        yield from _sae(write)
+    elif write.site == "attention_edge":
+        yield from _edges(write)
+    elif write.site == "logits" and write.during != "decode" and write.given("positions"):
+        yield from _logits(write)
+
+
+def _operation(write: WriteSpec) -> Iterator[tuple[str, str]]:
+    ops = _OPS.get(write.site, _OPS_ELSEWHERE)
+    if write.op not in ops:
+        where = _SITE_OF.get(write.op)
+        belongs = "" if where is None else f"; {write.op} belongs to {where}"
+        near = "" if where is not None else suggestion(write.op, ops)
+        yield "op", f"expected {_one_of(ops)} at {write.site}, got {write.op}{belongs}{near}"
+    if write.op == "scale" and not write.given("alpha"):
+        yield "alpha", "op scale multiplies by alpha, which is missing; expected a number, 1 changes nothing"
+    if write.alpha != 1 and write.op not in _SCALED:
+        yield "alpha", f"alpha counts in {listed(_SCALED)}; op {write.op} has no use for it"
+    if write.given("unit") and (write.op != "add" or write.site == "kv_cache"):
+        at = " at kv_cache" if write.op == "add" else ""
+        yield "unit", f"unit says in what the alpha of add counts; op {write.op}{at} has no use for it"
+
+
+def _values(write: WriteSpec, word: str) -> Iterator[tuple[str, str]]:
+    if write.draws > 1 and word not in RANDOM:
+        yield (
+            "draws",
+            f"draws counts random draws; the value {write.value} is the same in every repeat",
+        )
+    if write.under is not None and not has_source(write):
+        what = f"op {write.op}" if write.op in NO_VALUE else f"the value {write.value}"
+        yield (
+            "under",
+            f"under says in which condition the source is read, and {what} has no source; remove it",
+        )
+    if write.op in NO_VALUE:
+        return
+    if write.site == "kv_cache" and word in _VECTORS:
+        yield (
+            "value",
+            f"kv_cache takes rows of a cache, noise or zeros, got {shown(write.value)}; k_proj and v_proj "
+            "take vectors",
+        )
+    if write.op == "set_feature" and word in (*RANDOM, "layer"):
+        yield (
+            "value",
+            f"expected the value of a feature: a number, a donor's (donor), mean:SET or file:PATH, got "
+            f"{shown(write.value)}",
+        )
+    elif write.site in LAYERLESS and word == "layer":
+        yield (
+            "value",
+            f"{write.site} has no layers of which another one could be read, got {shown(write.value)}",
+        )
 
 
 def _phase(write: WriteSpec, word: str, body: ConditionSpec) -> Iterator[tuple[str, str]]:
     decodes = write.during in ("decode", "both")
-    has_window = write.op != "zero" and word != "random"
+    has_window = has_source(write)
     if write.site == "kv_cache":
         if decodes:
             yield (
@@ -67,7 +135,7 @@ def _phase(write: WriteSpec, word: str, body: ConditionSpec) -> Iterator[tuple[s
             "hold",
             "sliding rewrites positions that a cache has fixed; expected recompute: true in the condition",
         )
-    if write.hold == "lockstep" and word in _SHUFFLED:
+    if write.hold == "lockstep" and word in SHUFFLED:
         yield (
             "hold",
             "lockstep takes the donor's own generated tokens in turn, which have no window to shuffle",
@@ -77,6 +145,8 @@ def _phase(write: WriteSpec, word: str, body: ConditionSpec) -> Iterator[tuple[s
 def _kv(write: WriteSpec, word: str, body: ConditionSpec) -> Iterator[tuple[str, str]]:
     if body.recompute:
         yield "site", "kv_cache cannot be written with recompute: true, which keeps no cache"
+    if write.min_positions > 1:
+        yield "min_positions", "the guard is on outputs of a module; a kv_cache write has none, remove it"
     if write.align in ("whole", "concat"):
         if write.layers != "all":
             yield (
@@ -94,10 +164,47 @@ def _kv(write: WriteSpec, word: str, body: ConditionSpec) -> Iterator[tuple[str,
                 yield field, message
         if word in ("random", "") or write.op == "zero":
             yield "align", f"align {write.align} needs the cache of another prompt, and this value has none"
-    if word in _SHUFFLED and write.part == "both" and write.rope == "keep" and write.expect != "noop":
+    if word in SHUFFLED and write.part == "both" and write.rope == "keep" and write.expect != "noop":
         yield (
             "value",
             "keys keep their rotary position and attention is a set function, so that permuting keys and "
             "values together changes nothing; expected part: values (against keys that stay), or expect: "
             "noop if that is meant",
         )
+
+
+def _sae(write: WriteSpec) -> Iterator[tuple[str, str]]:
+    if write.sae is None:
+        yield "sae", "missing: expected the folder of the SAE whose features are written"
+    if write.features is None:
+        yield "features", "missing: expected a list of features such as [1402, 77]"
+
+
+def _edges(write: WriteSpec) -> Iterator[tuple[str, str]]:
+    """`positions` are the queries and `keys` what they no longer see; both are to be said."""
+    if write.keys is None:
+        yield "keys", "missing: expected the positions that are no longer seen, such as role:subject"
+    if write.during == "decode":
+        if write.given("positions"):
+            yield (
+                "positions",
+                "in decode the query is each new token, so that nothing reads positions; remove it",
+            )
+    elif not write.given("positions"):
+        yield (
+            "positions",
+            "missing: expected the queries that no longer see `keys`, such as index:-1",
+        )
+
+
+def _logits(write: WriteSpec) -> Iterator[tuple[str, str]]:
+    if write.positions not in _LAST:
+        yield (
+            "positions",
+            "logits are read at the last prompt position alone; expected index:-1 (or no positions), got "
+            f"{write.positions}",
+        )
+
+
+def _one_of(words: tuple[str, ...]) -> str:
+    return words[0] if len(words) == 1 else f"one of {listed(words)}"

@@ -7,13 +7,14 @@ import platform
 import socket
 import subprocess
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from backends.contract import ModelInfo
-from backends.writes import SEMANTICS_VERSION
+from backends.writes import SEMANTICS_VERSION, Features, Value
 from runner.config.resolve import Condition, Design
 from runner.keys import receipt_order
 from runner.prompts.banks import Bank
@@ -40,8 +41,9 @@ def describe_condition(condition: Condition) -> dict[str, Any]:
                 "site": write.site,
                 "layers": list(write.layers),
                 "op": write.op,
-                "value": {"kind": write.value.kind, "role": write.value.role, "draws": write.value.draws},
+                "value": describe_value(write.value),
                 "positions": write.positions.word,
+                "keys": None if write.keys is None else write.keys.word,
                 "during": write.during,
                 "hold": write.hold,
                 "heads": None
@@ -52,6 +54,9 @@ def describe_condition(condition: Condition) -> dict[str, Any]:
                 "rope": write.rope,
                 "keep_sink": write.keep_sink,
                 "alpha": write.alpha,
+                "unit": write.unit,
+                "features": None if write.features is None else describe_features(write.features),
+                "round_trip": write.round_trip,
                 "min_positions": write.min_positions,
                 "expect": condition.expects.get(write.name),
                 "has_old": write.has_old,
@@ -69,6 +74,33 @@ def describe_condition(condition: Condition) -> dict[str, Any]:
         "recompute": condition.recompute,
         "same_as": condition.same_as,
         "grid": dict(condition.grid),
+    }
+
+
+def describe_value(value: Value) -> dict[str, Any]:
+    """What a write writes, for the manifest: vectors by name and digest, sets and conditions by name; only
+    what it has."""
+    found: dict[str, Any] = {"kind": value.kind, "role": value.role, "draws": value.draws}
+    if value.layer is not None:
+        found["layer"] = value.layer
+    if value.number is not None:
+        found["number"] = value.number
+    if value.constant is not None:
+        found["constant"] = {"name": value.constant.name, "digest": value.constant.digest}
+    if value.prompts is not None:
+        found["prompts"] = value.prompts.name
+    if value.under is not None:
+        found["under"] = value.under.name
+    return found
+
+
+def describe_features(features: Features) -> dict[str, Any]:
+    """The features of a sparse autoencoder that a write sets, for the manifest."""
+    return {
+        "folder": features.folder,
+        "fingerprint": features.fingerprint,
+        "site": features.site,
+        "indices": list(features.indices),
     }
 
 
@@ -140,6 +172,7 @@ def build(
         "conditions": {condition.name: describe_condition(condition) for condition in design.conditions},
         "contrasts": contrasts(design),
         "readouts": list(design.readouts),
+        "readout": {readout.name: readout.described() for readout in design.measured},
         "markers": {"list": list(behaviour.MARKERS), "version": behaviour.VERSION},
         "allow_inert": allow_inert,
         "plan_gates": list(plan_gates),
@@ -158,6 +191,8 @@ def contrasts(design: Design) -> dict[str, Any]:
         "extra": [list(pair) for pair in spec.extra],
         "same": [[a, b, {"margin": margin.margin}] for a, b, margin in spec.same],
         "trends": [list(names) for names in spec.trends],
+        "covariates": list(spec.covariates),
+        "checks": {check.name: asdict(check) for check in design.checks},
         "statistics": spec.statistics,
     }
 

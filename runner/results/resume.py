@@ -10,6 +10,7 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from analyses.join import RECEIPT_COLUMNS
+from runner.config.readouts import BEHAVIOUR
 from runner.config.resolve import NOT_HASHED, NOT_HASHED_BACKEND
 from runner.execute import text_scores
 from runner.results.store import FINISHED, StoreError, read_manifest, read_segments, versions
@@ -108,11 +109,17 @@ def changed_inputs(manifest: Mapping[str, Any], now: Mapping[str, Any]) -> list[
 
 
 def earlier_results(
-    experiment: Path, wanted: set[str], but: Path, readouts: Sequence[str], note: Callable[[str], None]
+    experiment: Path,
+    wanted: set[str],
+    but: Path,
+    columns: Mapping[str, str],
+    kinds: Sequence[str],
+    note: Callable[[str], None],
 ) -> dict[str, dict[str, Any]]:
     """Finished results of the wanted keys from any other version, newest first, with their `origin`.
 
-    Failed ones are not taken. A damaged version is noted and passed over. Text scores are taken again from
+    columns: those of the readouts; kinds: of the readouts that need the text alone. Failed ones are not
+    taken. A damaged version is noted and passed over. Text scores are taken again from
     the text, so that they are those of this code.
     """
     out: dict[str, dict[str, Any]] = {}
@@ -120,34 +127,37 @@ def earlier_results(
         if path == but or not wanted - out.keys():
             continue
         try:
-            results = list(_results_of(path, wanted - out.keys()))
+            results = list(_results_of(path, wanted - out.keys(), columns))
             for result in results:
                 origin = (
                     result["origin"] if result["origin"] is not None else f"{path.parent.name}/{path.name}"
                 )
-                out[result["key"]] = {**rescored(result, readouts), "origin": origin}
+                out[result["key"]] = {**rescored(result, kinds), "origin": origin}
         except (StoreError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             note(f"nothing more is taken over from {path}, which cannot be read: {error!r}")
     return out
 
 
-def rescored(result: dict[str, Any], readouts: Sequence[str]) -> dict[str, Any]:
-    """A result with its text scores taken again from the text, so that they are those of this code."""
-    kept = {name: value for name, value in result["scores"].items() if name == "perplexity"}
-    return {**result, "scores": text_scores(result["text"], readouts) | kept}
+def rescored(result: dict[str, Any], kinds: Sequence[str]) -> dict[str, Any]:
+    """A result with its text scores taken again from the text, so that they are those of this code. What was
+    measured on tensors stays: it is part of the key."""
+    kept = {name: value for name, value in result["scores"].items() if name not in BEHAVIOUR}
+    return {**result, "scores": text_scores(result["text"], kinds) | kept}
 
 
-def own_results(path: Path, wanted: set[str], readouts: Sequence[str]) -> dict[str, dict[str, Any]]:
+def own_results(
+    path: Path, wanted: set[str], columns: Mapping[str, str], kinds: Sequence[str]
+) -> dict[str, dict[str, Any]]:
     """What an unfinished version has already: its segments, or its table where it was killed after writing
     that."""
     found = {key: result for key, result in read_segments(path).items() if result["status"] != "failed"}
     if (path / "trials.parquet").is_file():
-        for result in _results_of(path, wanted - found.keys()):
-            found[result["key"]] = rescored(result, readouts)
+        for result in _results_of(path, wanted - found.keys(), columns):
+            found[result["key"]] = rescored(result, kinds)
     return found
 
 
-def _results_of(path: Path, wanted: set[str]) -> Iterator[dict[str, Any]]:
+def _results_of(path: Path, wanted: set[str], columns: Mapping[str, str]) -> Iterator[dict[str, Any]]:
     table = path / "trials.parquet"
     if not table.is_file():
         for key, result in read_segments(path).items():
@@ -162,14 +172,14 @@ def _results_of(path: Path, wanted: set[str]) -> Iterator[dict[str, Any]]:
     for row in pq.read_table(table).to_pylist():
         if row["key"] in wanted and row["status"] == "ok" and row["key"] not in seen:
             seen.add(row["key"])
-            yield from_row(row, orders[row["condition"]])
+            yield from_row(row, orders[row["condition"]], columns)
 
 
-def from_row(row: Mapping[str, Any], order: list[str]) -> dict[str, Any]:
-    """A result in stored form from a row of the table."""
+def from_row(row: Mapping[str, Any], order: list[str], columns: Mapping[str, str]) -> dict[str, Any]:
+    """A result in stored form from a row of the table, with the values of the columns named."""
     kept = ("key", "status", "reason", "output_ids", "text", "n_new", "finish", "origin", "batch_rows")
     return {
         **{name: row[name] for name in (*kept, "batch_length", "min_margin")},
-        "scores": {"perplexity": row["perplexity"]} if row.get("perplexity") is not None else {},
+        "scores": {name: row[name] for name in columns if row.get(name) is not None},
         "receipts": [{name: row[f"{write}.{name}"] for name in RECEIPT_COLUMNS} for write in order],
     }
