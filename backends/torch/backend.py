@@ -27,7 +27,8 @@ from backends.rowplan import RowPlan, plan_row, refuse_blind_queries
 from backends.rows import Decoded, Row
 from backends.torch import weights
 from backends.torch.capture import capture_prompts, ensure_sources, reduced
-from backends.torch.edits import RecordingKey, check_vector
+from backends.torch.edits import RecordingKey
+from backends.torch.effects import check_vector
 from backends.torch.features import check_features
 from backends.torch.generate import generate
 from backends.torch.hooks import Board, Spot

@@ -12,7 +12,6 @@ from backends.rowplan import RowPlan
 from backends.torch.cache import SlotCache
 from backends.torch.edges import DecodeCut, changes, decode_cuts, decode_edges, prompt_cuts
 from backends.torch.edits import (
-    DRAWS,
     DecodeEdit,
     Prompted,
     Recorded,
@@ -21,6 +20,7 @@ from backends.torch.edits import (
     decode_touches,
     prompt_touches,
 )
+from backends.torch.effects import DRAWS
 from backends.torch.forward import Geometry, call, new_cache, prefill, token_geometry
 from backends.torch.hooks import Board, Spot
 from backends.torch.kv import Prefilled, assemble

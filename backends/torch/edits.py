@@ -9,9 +9,9 @@ from typing import Literal
 import numpy as np
 import torch
 
-from backends.contract import BackendError
-from backends.rowplan import Pairs, RowPlan, WritePlan, mean_key, noise_stream
+from backends.rowplan import Pairs, RowPlan, WritePlan, noise_stream
 from backends.rows import Sampling, SourceRun
+from backends.torch.effects import DRAWS, effect_of, vector_of
 from backends.torch.hooks import Spot
 from backends.torch.loading import Loaded
 from backends.torch.sampling import keys_at, split_stream
@@ -24,8 +24,6 @@ Tallies = dict[tuple[Phase, Write], Tally]
 # What a donor's own generation recorded: (its run, stream, sampling) -> site and layer -> [tokens, width].
 RecordingKey = tuple[SourceRun, int, Sampling]
 Recorded = Mapping[RecordingKey, Mapping[Spot, torch.Tensor]]
-VECTORS = ("constant", "mean")  # kinds of values that are one vector for all positions
-DRAWS: Mapping[str, Literal["matched", "orthogonal"]] = {"random": "matched", "orthogonal": "orthogonal"}
 
 
 @dataclass(frozen=True)
@@ -40,82 +38,6 @@ class Prompted:
     row: int
     slot: int
     pad: int
-
-
-def effect_of(loaded: Loaded, sources: Sources, write: Write, layer: int) -> Effect:
-    """What a write does at a layer, on that layer's device."""
-    device = loaded.layer_places[layer][0]
-    return Effect(
-        op=write.op,
-        alpha=write.alpha,
-        unit=write.unit,
-        draws=DRAWS.get(write.value.kind),
-        head_width=_head_width(loaded, write),
-        columns=_columns(loaded, write, device),
-        sae=None if write.features is None else sources.features(write.features, layer, device),
-        round_trip=write.round_trip,
-    )
-
-
-def _head_width(loaded: Loaded, write: Write) -> int:
-    """The width over which random values are matched: a head where the site has heads, else the whole
-    width."""
-    if write.site in ("q_proj", "k_proj", "v_proj", "head_z", "kv_cache"):
-        return loaded.info.head_width
-    return site_width(loaded, write.tensor)
-
-
-def _columns(loaded: Loaded, write: Write, device: torch.device) -> torch.Tensor | None:
-    """Boolean mask over a site's width of the heads that a write is limited to; None for all."""
-    if write.heads is None:
-        return None
-    total = loaded.info.heads if write.heads.of == "query" else loaded.info.kv_heads
-    mask = torch.zeros(total, dtype=torch.bool, device=device)
-    mask[list(write.heads.indices)] = True
-    return mask.repeat_interleave(loaded.info.head_width)
-
-
-def site_width(loaded: Loaded, site: str) -> int:
-    """Columns of the tensor at a site."""
-    info = loaded.info
-    if site in ("q_proj", "head_z"):
-        return info.heads * info.head_width
-    if site in ("k_proj", "v_proj"):
-        return info.kv_heads * info.head_width
-    return info.vocabulary if site == "logits" else info.width
-
-
-def check_vector(loaded: Loaded, write: Write) -> None:
-    """Raises BackendError for a fixed vector that does not fit the site that it is written at."""
-    constant = write.value.constant
-    if constant is None or write.features is not None:
-        return
-    wide, shape = site_width(loaded, write.tensor), constant.array.shape
-    if shape not in ((wide,), (loaded.info.layers, wide)):
-        raise BackendError(
-            f"'{write.name}': {write.site} of model '{loaded.info.name}' takes a vector of [{wide}], or one "
-            f"for each layer, [{loaded.info.layers}, {wide}]; {constant.name or 'its file'} has {list(shape)}"
-        )
-
-
-def vector_of(sources: Sources, write: Write, layer: int, device: torch.device) -> torch.Tensor:
-    """The one vector [1, width] that a write of a constant, a mean or a number has for all positions.
-
-    Raises BackendError where it is not finite, or is zero where it serves as a direction.
-    """
-    value = write.value
-    if value.number is not None:
-        found = torch.tensor([value.number])
-    elif value.constant is not None:
-        found = torch.from_numpy(np.asarray(value.constant.at(layer), dtype=np.float32))
-    else:
-        found = sources.mean(mean_key(write), (write.tensor, layer))
-    if not bool(torch.isfinite(found).all()):
-        raise BackendError(f"'{write.name}': the vector at layer {layer} is not finite")
-    directed = write.op in ("add", "project_out") or value.kind == "orthogonal"
-    if directed and write.alpha != 0 and not bool(found.any()):
-        raise BackendError(f"'{write.name}': the vector at layer {layer} is zero, which is no direction")
-    return found.to(device)[None]
 
 
 @dataclass(frozen=True)
