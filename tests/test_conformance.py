@@ -68,15 +68,12 @@ def test_what_was_planted_is_found(tmp_path, length):
     assert all(each.verdict == "ok" for each in found)
 
 
-def test_the_planted_model_passes_as_any_model(tmp_path):
-    """Its heads are zero but for one, so that what must change something does not: liveness says so."""
+def test_a_model_whose_heads_do_nothing_is_noticed(tmp_path):
+    """The planted model's heads are zero but for one: what must change something does not."""
     found = suite.run(TorchBackend(plant(tmp_path), CPU))
-    assert {each.check.section for each in found if each.verdict == "violated"} <= {
-        "liveness",
-        "composition",
-        "cache",
-        "sae",
-    }
+    noticed = {each.check.section for each in found if each.verdict == "violated"}
+    assert "liveness" in noticed
+    assert noticed <= {"liveness", "composition", "cache", "values"}
     assert any("changes no logit" in each.sentence for each in found)
 
 

@@ -6,6 +6,7 @@ import numpy as np
 
 from backends.conformance.check import T0, T1, T2, Check, Finding, NotApplicable
 from backends.conformance.subject import (
+    SMALLEST,
     DONOR,
     Subject,
     apart,
@@ -41,7 +42,8 @@ def projected(subject: Subject) -> Finding:
     for site, layer in _spots(subject):
         write = make("out", site, (layer,), "project_out", constant(direction))
         x = _at(subject, site, layer, write).astype(np.float64)
-        left.append(float((np.abs(x @ unit) / np.linalg.norm(x, axis=-1)).max()))
+        size = np.maximum(np.linalg.norm(x, axis=-1), SMALLEST)  # rows of unused tokens may be zero
+        left.append(float((np.abs(x @ unit) / size).max()))
     return Finding(max(left))
 
 
