@@ -44,8 +44,8 @@ def adjust(paired: Paired, gaps: Mapping[str, Floats], confidence: float = 0.95)
     are left out and counted. A covariate in which no pair differs takes nothing out. One that differs by the
     same amount in all pairs cannot be told apart from the conditions: then there is no adjusted difference.
 
-    Source: Cameron, Gelbach and Miller (2011), section 2.3, with the factor (N - 1) / (N - K) of their
-    footnote on finite samples.
+    Source: Cameron, Gelbach and Miller (2011), section 2.3, with the usual factor (n - 1) / (n - k) of
+    regressions in finite samples.
     """
     names = tuple(gaps)
     known = np.isfinite(np.column_stack([np.asarray(gaps[name], dtype=float) for name in names])).all(axis=1)

@@ -18,7 +18,7 @@ _WIDE = 100
 _SIDE_BY_SIDE = 2
 _MAIN = ("mean", "sd", "med", "range")
 _SHORT = {"markers": "mark", "perplexity": "ppl"}
-_MOST_APART = 4  # columns of other readouts; all of them are in summary.md
+_MOST_APART = 4  # columns of other readouts in one table
 _SHARES = (">=8", ">=5", "0")
 _VERDICTS = {"met": "green", "not met": "bold red", "undecided": "yellow"}
 _STYLES = {"fail": "bold red", "warn": "yellow", "expected": "dim", "pass": "green"}
@@ -31,12 +31,12 @@ def print_summary(console: Console, summary: Mapping[str, Any]) -> None:
     if summary["unfinished"]:
         name = summary["experiment"].get("name", "This run")
         console.print(Text(f"{name}: {summary['unfinished']}", style=_STYLES["fail"]), width=width)
-    if width >= _WIDE:
-        console.print(_conditions(summary, main=True, apart=True), width=width)
-    else:
-        # A table that does not fit loses its last columns without a word.
-        console.print(_conditions(summary, main=True, apart=False), width=width)
-        console.print(_conditions(summary, main=False, apart=True), width=width)
+    # A table that does not fit loses its last columns without a word.
+    beside = others(summary)
+    fit = _MOST_APART if width >= _WIDE else 0
+    console.print(_conditions(summary, beside[:fit], main=True), width=width)
+    for start in range(fit, len(beside), _MOST_APART):
+        console.print(_conditions(summary, beside[start : start + _MOST_APART], main=False), width=width)
     if summary["contrasts"]:
         console.print(_contrasts(summary), width=width)
     for start in range(0, len(summary["repeats"]), _SIDE_BY_SIDE):
@@ -57,15 +57,13 @@ def print_summary(console: Console, summary: Mapping[str, Any]) -> None:
         console.print(line, width=width)
 
 
-def _conditions(summary: Mapping[str, Any], *, main: bool, apart: bool) -> Table:
-    """One row per condition: the primary readout (`main`), the means of the other scores (`apart`), or
-    both."""
+def _conditions(summary: Mapping[str, Any], beside: Sequence[str], *, main: bool) -> Table:
+    """One row per condition: the primary readout (`main`), and the means of the readouts beside it."""
     primary = summary["primary"]
     title = f"{primary} by condition" if main else "other readouts, means"
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), title=title, title_justify="left")
     table.add_column("condition", overflow="fold", min_width=14, max_width=34)
     shares = _SHARES if primary == "score" else ()
-    beside = others(summary)[:_MOST_APART] if apart else []
     heads = ["n", *((*_MAIN, *shares) if main else ()), *(_SHORT.get(column, column) for column in beside)]
     for head in heads:
         table.add_column(head, justify="right", no_wrap=True)

@@ -201,7 +201,7 @@ def test_trap_43_values_that_yaml_reads_otherwise_are_told_with_their_line(
     assert "mine.yaml:7: sampling.seed: expected" in told
     assert told.count(f"got {written}, which YAML reads as {read}; quote it or write") == 2
     assert len(told.splitlines()) == 3  # and the readout in quotes, which is none
-    assert f"expected a readout (behaviour, perplexity), got '{written}'" in told
+    assert "expected a readout (behaviour, perplexity, " in told and f"got '{written}'" in told
 
 
 def test_values_that_yaml_reads_otherwise_are_told_in_every_file_that_is_used(tmp_path: Path) -> None:

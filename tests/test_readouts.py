@@ -26,6 +26,7 @@ from backends.positions import PositionError
 from backends.tokenizer import Tokenizer
 from backends.torch.backend import TorchBackend
 from runner import status
+from runner.config.compose import conf_dir
 from runner.config.errors import ConfigurationError
 from runner.config.readouts import Readout, read_source, resolve_readouts
 from runner.keys import canonical_probe
@@ -255,6 +256,27 @@ def test_the_prompt_of_a_condition_can_be_that_of_a_role(tmp_path) -> None:
     said = faults("+experiment=mine", "conditions.role.prompt=donor:othr", folder=folder)
     assert "expected a role of the prompts 'two_hop'" in said and "'othr'; did you mean 'other'?" in said
     assert "donor:ROLE" in faults("+experiment=mine", "conditions.role.prompt=donr", folder=folder)
+
+
+def test_a_readout_that_nothing_measures_need_not_fit_the_model(tmp_path) -> None:
+    folder = mine(
+        tmp_path, "{it: {kind: lens, layers: 40, tokens: {english: [stop]}}, kl: {kind: kl}}", "[kl]"
+    )
+    assert design("+experiment=mine", folder=folder).probes == (Probe("kl", "kl"),)
+    assert "expected a layer from 0 to 8" in faults("+experiment=mine", "readouts=[it]", folder=folder)
+
+
+def test_every_readout_that_comes_with_the_program_is_there_by_name() -> None:
+    names = sorted(path.stem for path in (conf_dir() / "readout").glob("*.yaml"))
+    found = design("+experiment=geometry", f"readouts=[{','.join(names)}]", "contrasts.primary=kl")
+    assert sorted(found.readouts) == names and found.decodes
+
+
+def test_layers_of_a_readout_are_read_on_the_reference_scale_and_told(tmp_path) -> None:
+    folder = mine(tmp_path, "{it: {kind: lens, layers: [5, 27]}}", "[it]")
+    found = design("+experiment=mine", "reference_depth=32", folder=folder)
+    assert found.probes[0].layers == (1, 7)
+    assert found.layer_notes == ("layer 5 of 32 is layer 1 of 9", "layer 27 of 32 is layer 7 of 9")
 
 
 # --- which tokens words mean

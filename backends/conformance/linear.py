@@ -6,8 +6,8 @@ import numpy as np
 
 from backends.conformance.check import T0, T1, T2, Check, Finding, NotApplicable
 from backends.conformance.subject import (
-    SMALLEST,
     DONOR,
+    SMALLEST,
     Subject,
     apart,
     constant,

@@ -188,7 +188,7 @@ def shift(subject: Subject) -> Finding:
     """Log-odds do not feel a constant added to all logits."""
     subject.need("logits" in subject.info.sites, "the architecture has no site 'logits'")
     ids = subject.ids("target")
-    value = constant(np.full(subject.info.vocabulary, 3.0))
+    value = constant(np.full(subject.info.vocabulary, 3.7))
     moved = make("shift", "logits", subject.only("logits"), "add", value, "index:-1")
     likely = subject.first([subject.row(ids)])[0]
     order = np.argsort(-likely)

@@ -8,9 +8,10 @@ from contextlib import suppress
 from dataclasses import replace
 
 from backends.writes import SELF
+from runner.config.checks import contrast_faults
 from runner.config.errors import listed, suggestion
 from runner.config.inconsistency import Inconsistency, Key, conditions_key
-from runner.config.readouts import contrast_faults, decodes, fact_faults, readout_faults
+from runner.config.readouts import decodes, fact_faults, readout_faults
 from runner.config.resolve import Condition, layer_words, resolve_condition, resolve_sampling
 from runner.config.spec import ConditionSpec, Spec
 from runner.config.values import DONOR, DONORS, OTHER_DONOR, TARGETS

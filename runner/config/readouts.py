@@ -3,17 +3,16 @@ tokens and layers."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import cast
 
-from analyses.columns import GRID, INTEGERS, LENGTHS, NUMBER, NUMBERS, STRUCTURE
+from analyses.columns import GRID, INTEGERS, NUMBER, NUMBERS, STRUCTURE
 from backends.measures import Probe, ProbeKind, Scope
 from backends.probes import kinds as probe_kinds
 from runner.config.errors import listed, suggestion
 from runner.config.layers import LayerError, LayerWord, resolve_layers
-from runner.config.spec import CheckSpec, PromptsSpec, ReadoutSpec, Spec
+from runner.config.spec import PromptsSpec, ReadoutSpec, Spec
 from runner.prompts.banks import Prompt
 from runner.prompts.pairing import Banks
 
@@ -134,25 +133,6 @@ class Readout:
         return found
 
 
-@dataclass(frozen=True)
-class Check:
-    """A check, resolved: what `CheckSpec` says, with the column and the entry (None: it holds one number) of
-    each side, and both sides as they were written."""
-
-    name: str
-    of: str
-    readout: str
-    column: str
-    entry: int | None
-    expect: str
-    against: str
-    than: str
-    than_column: str
-    than_entry: int | None
-    value: float | None
-    within: float
-
-
 def columns_of(name: str, body: ReadoutSpec) -> dict[str, str]:
     """The columns that a readout gives, with what each holds; the first is its main one."""
     if body.kind == "behaviour":
@@ -228,7 +208,7 @@ def read_source(words: object, language: str) -> Source:
 def _probe(name: str, body: ReadoutSpec, spec: Spec) -> Probe:
     scope = None
     if body.scope is not None:
-        at = None if body.scope.layer is None else _one_layer(body.scope.layer, spec)
+        at = None if body.scope.layer is None else one_layer(body.scope.layer, spec)
         scope = Scope((), body.scope.position, at)
     return Probe(
         kind=cast("ProbeKind", body.kind),
@@ -237,7 +217,7 @@ def _probe(name: str, body: ReadoutSpec, spec: Spec) -> Probe:
         tokens="" if body.tokens is None else name,
         against="" if body.against is None else f"{name}.against",
         top=TOP if body.top is None else body.top,
-        layers=_layers(body, spec),
+        layers=layers_of(body, spec),
         position=-1 if body.position is None else body.position,
         windows=_windows(body),
         site="v_proj" if body.site is None else body.site,
@@ -249,7 +229,9 @@ def _windows(body: ReadoutSpec) -> tuple[int, ...]:
     return WINDOWS if body.windows is None else body.windows
 
 
-def _layers(body: ReadoutSpec, spec: Spec) -> tuple[int, ...]:
+def layers_of(body: ReadoutSpec, spec: Spec) -> tuple[int, ...]:
+    """Absolute layers that a readout reads: ascending, of geometry early and late as given; none for a kind
+    that reads none. Raises LayerError."""
     if "layers" not in KINDS[body.kind].reads:
         return ()
     if body.kind != "geometry":
@@ -258,13 +240,14 @@ def _layers(body: ReadoutSpec, spec: Spec) -> tuple[int, ...]:
     pair = ("early", "late") if body.layers is None else body.layers
     if not isinstance(pair, tuple) or len(pair) != 2:
         raise LayerError(f"expected two layers, [early, late], got {pair!r}")
-    early, late = (_one_layer(word, spec) for word in pair)
+    early, late = (one_layer(word, spec) for word in pair)
     if early == late:
         raise LayerError(f"expected two different layers, got {early} for both")
     return early, late
 
 
-def _one_layer(word: LayerWord, spec: Spec) -> int:
+def one_layer(word: LayerWord, spec: Spec) -> int:
+    """The absolute layer of a word. Raises LayerError where it is none, or several."""
     found = resolve_layers(word, spec.model.layers, spec.reference_depth, spec.model.landmarks)
     if len(found) != 1:
         raise LayerError(f"expected one layer, got '{word}'")
@@ -309,6 +292,18 @@ def _body_faults(name: str, body: ReadoutSpec, spec: Spec) -> Iterator[Fault]:
     for key in kind.needs:
         if getattr(body, key) is None:
             yield (key,), f"missing: a readout of the kind {body.kind} needs {key}"
+    if name in spec.stage[2]:  # of one that nothing measures, the model and the prompts need not fit
+        yield from _unfit(body, known, spec)
+    if body.windows is not None and "windows" in known:
+        if not body.windows or len(set(body.windows)) < len(body.windows):
+            yield ("windows",), f"expected different numbers of positions, got {list(body.windows)}"
+        elif min(body.windows) < 2:
+            yield ("windows",), "expected at least 2 positions: the ratio of one row is always 1"
+    if body.site in probe_kinds.NO_ROWS and "site" in known:
+        yield ("site",), f"expected a site with a row of activations for each position, got {body.site}"
+
+
+def _unfit(body: ReadoutSpec, known: Sequence[str], spec: Spec) -> Iterator[Fault]:
     for key in ("tokens", "against", "continuation"):
         words = getattr(body, key)
         if words is not None and key in known:
@@ -317,21 +312,14 @@ def _body_faults(name: str, body: ReadoutSpec, spec: Spec) -> Iterator[Fault]:
         yield from _word_faults(("scope", "prompt"), body.scope.prompt, spec, facts=False)
         if body.scope.layer is not None:
             try:
-                _one_layer(body.scope.layer, spec)
+                one_layer(body.scope.layer, spec)
             except LayerError as error:
                 yield ("scope", "layer"), str(error)
-    if "layers" in kind.reads and (body.layers is not None or name in spec.stage[2]):
+    if "layers" in known:
         try:
-            _layers(body, spec)
+            layers_of(body, spec)
         except LayerError as error:
             yield ("layers",), str(error)
-    if body.windows is not None and "windows" in known:
-        if not body.windows or len(set(body.windows)) < len(body.windows):
-            yield ("windows",), f"expected different numbers of positions, got {list(body.windows)}"
-        elif min(body.windows) < 2:
-            yield ("windows",), "expected at least 2 positions: the ratio of one row is always 1"
-    if body.site in probe_kinds.NO_ROWS and "site" in known:
-        yield ("site",), f"expected a site with a row of activations for each position, got {body.site}"
 
 
 def _word_faults(key: Key, words: object, spec: Spec, *, facts: bool = True) -> Iterator[Fault]:
@@ -393,125 +381,12 @@ def decodes(spec: Spec) -> bool:
 
 
 def scalar_columns(spec: Spec) -> list[str]:
-    """Columns of the stage's readouts that hold one number, or of all readouts where one is unknown."""
-    return [name for name, kind in _columns(spec).items() if kind == NUMBER]
+    """Those of `all_columns` that hold one number."""
+    return [name for name, kind in all_columns(spec).items() if kind == NUMBER]
 
 
-def _columns(spec: Spec) -> dict[str, str]:
+def all_columns(spec: Spec) -> dict[str, str]:
+    """Columns of the stage's readouts with what each holds, or of all readouts where one is unknown."""
     _, _, names = spec.stage
     known = names if set(names) <= set(spec.readout) else tuple(spec.readout)
     return {column: kind for name in known for column, kind in columns_of(name, spec.readout[name]).items()}
-
-
-def contrast_faults(spec: Spec) -> Iterator[Fault]:
-    """What contrasts, covariates and checks ask of columns that no readout gives."""
-    columns, contrasts = _columns(spec), spec.contrasts
-    scalar = scalar_columns(spec)
-    compared = contrasts.family != "none" or contrasts.extra or contrasts.same or contrasts.trends
-    if not compared:
-        pass  # without a comparison nothing is primary
-    elif contrasts.primary in columns and contrasts.primary not in scalar:
-        yield (
-            ("contrasts", "primary"),
-            f"expected a column with one number a trial ({listed(scalar)}), got the list "
-            f"'{contrasts.primary}'",
-        )
-    elif contrasts.primary not in columns:
-        yield (
-            ("contrasts", "primary"),
-            f"expected a column of the readouts ({listed(scalar)}), got '{contrasts.primary}'"
-            f"{suggestion(contrasts.primary, scalar)}",
-        )
-    for index, name in enumerate(contrasts.covariates):
-        offered = [column for column in (*LENGTHS, *scalar) if column != contrasts.primary]
-        if name not in offered:
-            message = f"expected a column with one number a trial ({listed(offered)}), got '{name}'"
-            yield ("contrasts", "covariates", index), message + suggestion(name, offered)
-        elif name in contrasts.covariates[:index]:
-            yield ("contrasts", "covariates", index), f"'{name}' is listed twice; remove one"
-    for name, check in contrasts.checks.items():
-        for key, message in _check_faults(check, spec):
-            yield ("contrasts", "checks", name, *key), message
-
-
-def _check_faults(check: CheckSpec, spec: Spec) -> Iterator[Fault]:
-    _, conditions, _ = spec.stage
-    for key, condition in (("of", check.of), ("against", check.against)):
-        if condition is not None and condition not in conditions:
-            yield (
-                (key,),
-                f"expected a condition ({listed(conditions)}), got '{condition}'"
-                f"{suggestion(condition, conditions)}",
-            )
-    if check.value is not None and (check.against is not None or check.than is not None):
-        yield ("value",), "expected one thing to hold it against: a value, or a condition or readout"
-    if check.value is None and check.against is None and check.than is None:
-        yield (), "expected something to hold it against: against (a condition), than (a readout) or value"
-    if check.within and check.expect in ("higher", "lower"):
-        yield ("within",), f"nothing reads it with expect: {check.expect}"
-    for key, word in (("readout", check.readout), ("than", check.than)):
-        if word is not None:
-            try:
-                resolve_entry(word, spec)
-            except (ReadoutError, LayerError) as error:
-                yield (key,), str(error)
-
-
-def resolve_checks(spec: Spec) -> tuple[Check, ...]:
-    """The checks of an experiment. Raises as `resolve_entry` does."""
-    found = []
-    for name, check in spec.contrasts.checks.items():
-        column, entry = resolve_entry(check.readout, spec)
-        than = check.readout if check.than is None else check.than
-        than_column, than_entry = resolve_entry(than, spec)
-        found.append(
-            Check(
-                name=name,
-                of=check.of,
-                readout=check.readout,
-                column=column,
-                entry=entry,
-                expect=check.expect,
-                against=check.of if check.against is None else check.against,
-                than=than,
-                than_column=than_column,
-                than_entry=than_entry,
-                value=check.value,
-                within=check.within,
-            )
-        )
-    return tuple(found)
-
-
-def resolve_entry(word: str, spec: Spec) -> tuple[str, int | None]:
-    """The column that a check reads, and which entry of it where that is a list: `COLUMN[0]`, `COLUMN[last]`,
-    or for a list by layer `COLUMN[LAYER]`.
-
-    Raises ReadoutError where there is no such column or entry, LayerError for a layer that does not exist.
-    """
-    columns = _columns(spec)
-    found = re.fullmatch(r"([\w.]+)(?:\[([^\]]+)\])?", word)
-    column, entry = (found[1], found[2]) if found else (word, None)
-    if column not in columns:
-        raise ReadoutError(
-            f"expected a column of the readouts ({listed(columns)}), got '{column}'"
-            f"{suggestion(column, columns)}"
-        )
-    if columns[column] == NUMBER:
-        if entry is not None:
-            raise ReadoutError(f"{column} holds one number, so that it has no entry [{entry}]")
-        return column, None
-    if entry is None:
-        raise ReadoutError(f"{column} is a list; say which entry, such as {column}[last]")
-    if entry in ("first", "last"):
-        return column, 0 if entry == "first" else -1
-    body = spec.readout[column.partition(".")[0]]
-    if body.kind in LAYERED:
-        layers = _layers(body, spec)
-        layer = _one_layer(int(entry) if entry.isdecimal() else entry, spec)
-        if layer not in layers:
-            raise ReadoutError(f"{column} has the layers {listed(map(str, layers))}, got {layer}")
-        return column, layers.index(layer)
-    if not entry.isdecimal() or (body.kind == "top_k" and int(entry) >= (body.top or TOP)):
-        raise ReadoutError(f"expected an entry of {column} from [0], [first] or [last], got [{entry}]")
-    return column, int(entry)

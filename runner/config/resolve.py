@@ -12,10 +12,11 @@ from backends.measures import Probe
 from backends.positions import Positions
 from backends.rows import Sampling
 from backends.writes import LAYERLESS, Heads, Under, Write
+from runner.config.checks import Check, resolve_checks
 from runner.config.errors import listed, suggestion
 from runner.config.features import SaeFeatures, resolve_features, unreached_values
 from runner.config.layers import LayerError, layer_notes, resolve_layers
-from runner.config.readouts import Check, Readout, resolve_checks, resolve_readouts
+from runner.config.readouts import Readout, resolve_readouts
 from runner.config.spec import (
     BackendSpec,
     ConditionSpec,
@@ -317,13 +318,10 @@ def _baseline_first(spec: Spec) -> list[str]:
 
 def _notes(spec: Spec, conditions: Mapping[str, ConditionSpec]) -> tuple[str, ...]:
     depth, reference = spec.model.layers, spec.reference_depth
-    pairs = {
-        pair
-        for body in conditions.values()
-        for write in body.writes.values()
-        for word in layer_words(write)
-        for pair in layer_notes(word, depth, reference)
-    }
+    writes = [write for body in conditions.values() for write in body.writes.values()]
+    words = [word for write in writes for word in layer_words(write)]
+    words += [word for name in spec.stage[2] if (word := spec.readout[name].layers) is not None]
+    pairs = {pair for word in words for pair in layer_notes(word, depth, reference)}
     return tuple(
         f"layer {index} of {reference} is layer {layer} of {depth}" for index, layer in sorted(pairs)
     )
