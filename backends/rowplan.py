@@ -70,9 +70,11 @@ class RowPlan:
 
 def plan_row(row: Row) -> RowPlan:
     """Resolve every write of a row. Raises PositionError when a prompt is shorter than a window, a source is
-    missing, or the row asks for what cannot be (no tokens, kv_cache writes without a cache)."""
+    missing, or the row asks for what cannot be (no tokens, kv_cache writes or a replay without a cache)."""
     if not row.ids:
         raise PositionError("the prompt has no tokens")
+    if row.recompute and row.replay_last_token:
+        raise PositionError("a token is fed again into a cache; recompute has none")
     prefill_ids = row.ids if row.replay_last_token else row.ids[:-1]
     plans = tuple(_plan_write(row, write, len(prefill_ids)) for write in row.writes)
     caches = [plan for plan in plans if plan.slots is not None]
@@ -250,6 +252,8 @@ def _plan_kv(row: Row, write: Write, source: SourceRun | None, slots: int) -> Wr
         raise PositionError("kv_cache takes each layer's keys and values from the same layer")
     if write.during != "prefill":
         raise PositionError("kv_cache is written between prefill and decode; `during` must be prefill")
+    if not write.has_old:
+        _refuse_part(write)
     if source is None:
         target = np.array(_slots_of(row, write, SELF, slots), dtype=np.int64)
         if write.keep_sink:
@@ -280,6 +284,19 @@ def _plan_kv(row: Row, write: Write, source: SourceRun | None, slots: int) -> Wr
     elif write.value.kind == "shuffled_sequence":
         drawn = permutation(shuffle_stream(row, write), available)[drawn]
     return WritePlan(write, source, int(wanted.sum()), slots=Pairs(target, drawn))
+
+
+def _refuse_part(write: Write) -> None:
+    """Slots of which only a part is written would hold zeros elsewhere, which queries attend to."""
+    if not write.value.has_source or write.op != "replace":
+        raise PositionError(
+            f"align {write.align} takes the cache of another prompt, and '{write.name}' has none"
+        )
+    if write.part != "both" or write.heads is not None or write.keep_sink or write.positions.kind != "all":
+        raise PositionError(
+            f"align {write.align} takes the source's cache entire; '{write.name}' limits it by part, heads, "
+            "positions or keep_sink"
+        )
 
 
 def _slots_of(row: Row, write: Write, role: str, slots: int) -> range:

@@ -108,12 +108,13 @@ class Receipt:
     """What one write really did in one row.
 
     positions are counted once per forward and position, whatever the number of layers (a write at 9 layers
-    and 16 positions counts 16). relative_change: mean over layers and written positions of |new - old| /
-    |old|; None where nothing was written or no old tensor exists. shadowed, decode_shadowed: positions whose
-    result a later write wholly overwrites. keys_ahead: copied keys whose rotary position lies after that of
-    the first query. logit_change: for writes without an old tensor (align whole and concat, cut edges), |new
-    - old| / |old| of the first logits that they act on, against a twin on the same tokens that has the row's
-    other writes and none of these.
+    and 16 positions counts 16); cut edges count queries that had one at any layer. relative_change: mean over
+    layers and written positions of |new - old| / |old|; None where nothing was written or no old tensor
+    exists. shadowed, decode_shadowed: positions whose result a later write wholly overwrites (logits of a
+    prompt whose last token is replayed: the replayed token's). keys_ahead: copied keys whose rotary position
+    lies after that of the first query. logit_change: for writes without an old tensor (align whole and
+    concat, cut edges), |new - old| / |old| of the first logits that they act on, against a twin on the same
+    tokens that has the row's other writes and none of these.
     """
 
     asked_prefill: int = 0

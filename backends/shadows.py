@@ -56,6 +56,8 @@ def _overwritten(plan: RowPlan, item: WritePlan) -> set[int]:
     if item.prefill is None:
         return set()
     left = set(item.prefill.target.tolist())
+    if item.write.tensor == "logits" and plan.row.replay_last_token:
+        return left  # the first new token is drawn from the logits of the replayed one
     for layer in item.write.layers:
         covered: set[int] = set()
         for other in _later(plan, item.write):

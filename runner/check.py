@@ -23,7 +23,8 @@ from runner.config.resolve import Design, resolve
 from runner.model_source import load_backend, model_source
 
 if TYPE_CHECKING:
-    from backends.conformance.check import Measurement, Suite
+    from backends.conformance.check import Measurement
+    from backends.conformance.subject import Suite
     from backends.contract import Backend
 
 READ = ("model", "backend", "suite")  # what the command line of a check may set
@@ -70,7 +71,7 @@ def check_model(words: Sequence[str], config_dir: Path | None, console: Console)
 
 def read_line(words: Sequence[str], config_dir: Path | None) -> Asked:
     """The model, backend and suite of a command line. Raises ConfigurationError with all mistakes."""
-    from backends.conformance.check import Suite
+    from backends.conformance.subject import Suite
 
     suites = get_args(Suite)
     suite, overrides = "short", []

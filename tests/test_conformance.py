@@ -322,7 +322,7 @@ COUNTS = (
 )
 
 
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_a_row_in_a_batch_is_the_row_alone(backend, data):
     subject = Subject(backend)
@@ -399,7 +399,7 @@ def llama(tmp_path_factory):
     return load("llama", tmp_path_factory.mktemp("llama"))
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_receipts_are_what_independent_hooks_count(llama, monkeypatch, data):
     """A write that leaves what is there is counted by its receipt and not by the hooks, so none is drawn: one

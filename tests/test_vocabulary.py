@@ -4,13 +4,14 @@ compute, and against what its definition says."""
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from backends.contract import BackendError
+from backends.contract import BackendError, Start
 from backends.positions import Positions
 from backends.rows import Row, Sampling
 from backends.torch.backend import TorchBackend
@@ -358,3 +359,250 @@ def test_logits_are_written_at_the_last_position_alone(pair):
     assert set(found.output_ids) == {77}
     assert found.receipts["w"].positions_prefill == 1
     assert found.receipts["w"].positions_decode == len(found.output_ids) - 1
+
+
+# What a batch, a retry or a nested run must not change
+
+
+def under(*inner: Write) -> Value:
+    return Value("source", "donor", under=Under(inner))
+
+
+@pytest.fixture(scope="module")
+def backend(pair):
+    return pair[0]
+
+
+@pytest.mark.parametrize(
+    "inner",
+    [
+        one("resid_post", "zero", Value("none"), (0,), Positions.parse("last:16")),
+        edge("all", "all", (1,)),
+    ],
+)
+def test_a_source_that_cannot_be_run_makes_its_row_invalid_not_its_batch(backend, inner):
+    rng = random.Random(0)
+    write = one("resid_post", "replace", under(inner), (2,), LAST)
+    bad, good = backend.decode(
+        [Row(prompt(rng, 8), GREEDY, (write,), {"donor": prompt(rng, 6)}), Row(prompt(rng, 8), GREEDY)]
+    )
+    assert bad.invalid is not None and bad.invalid.startswith("the prompt that 'w' draws from: ")
+    assert good.invalid is None
+
+
+def test_a_donor_in_lockstep_under_one_in_lockstep(backend):
+    rng = random.Random(0)
+    lock = {"positions": ALL, "during": "decode", "hold": "lockstep"}
+    inner = one("resid_post", "replace", Value("source", "other"), (1,), **lock)
+    write = one("resid_post", "replace", under(inner), (2,), **lock)
+    sources = {"donor": prompt(rng, 6), "other": prompt(rng, 7)}
+    row = Row(prompt(rng, 8), GREEDY, (write,), sources)
+    clean = replace(row, writes=(replace(write, value=Value("source", "donor")),))
+    nested, plain = backend.decode([row, clean])
+    assert nested.receipts["w"].positions_decode > 0
+    assert nested.receipts["w"].relative_change != plain.receipts["w"].relative_change
+
+
+def test_what_a_donor_draws_from_in_lockstep_evicts_nothing_that_is_needed(backend, tmp_path):
+    small = TorchBackend(make_model(tmp_path), replace(CPU, budget=4 * 3000))
+    rng = random.Random(0)
+    inner = one("resid_pre", "add", Value("source", "other"), (0,), LAST)
+    writes = (
+        Write("lock", "resid_post", (2,), "replace", under(inner), ALL, "decode", hold="lockstep"),
+        Write("third", "mlp_out", (1,), "replace", Value("source", "third"), ALL, "both", hold="cycle"),
+    )
+    sources = {"donor": prompt(rng, 26), "other": prompt(rng, 27), "third": prompt(rng, 28)}
+    row = Row(prompt(rng, 8), GREEDY, writes, sources)
+    assert small.decode([row]) == backend.decode([row])
+
+
+def test_a_replayed_token_cannot_begin_at_a_layer_of_the_prefix(backend):
+    ids = prompt(random.Random(1), 9)
+    row = Row(ids, GREEDY, replay_last_token=True)
+    with pytest.raises(BackendError, match=r"start\.layer 2: a replayed token stands at another position"):
+        backend.decode([row], Start(backend.prefix(ids), 2))
+    assert backend.decode([row], Start(backend.prefix(ids)))[0].output_ids == (
+        backend.decode([row])[0].output_ids
+    )
+
+
+def test_edges_cut_in_decode_are_judged_by_the_replayed_token(backend):
+    write = edge("last:1", "first:4", during="decode")
+    row = Row(prompt(random.Random(1), 9), ONE, (write,), replay_last_token=True)
+    (found,) = backend.decode([row])
+    assert found.receipts["cut"].positions_decode == 1
+    both = replace(row, writes=(replace(write, during="both", positions=Positions.parse("index:-2")),))
+    assert found.receipts["cut"].logit_change > 1e-4
+    assert backend.decode([both])[0].receipts["cut"].logit_change > 1e-4
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+def test_a_row_that_has_ended_measures_nothing_more(backend, recompute):
+    rng = random.Random(1)
+    write = edge("last:1", "first:4", during="decode")
+    rows = [
+        Row(prompt(rng, 9), Sampling(0.0, tokens), (write,), recompute=recompute)
+        for tokens in (1, 6, 6, 6, 6)
+    ]
+    assert backend.decode(rows)[0].receipts["cut"].logit_change is None
+    assert backend.decode(rows[:1])[0].receipts["cut"].logit_change is None
+    assert backend.decode(rows)[1].receipts["cut"].logit_change > 1e-4
+
+
+def new_tokens_see(backend, row: Row) -> list[np.ndarray]:
+    """What layer 2 takes for the last token of each forward."""
+    seen = []
+    handle = backend._loaded.blocks[2].register_forward_pre_hook(
+        lambda module, args: seen.append(args[0][0, -1].numpy().copy())
+    )
+    backend.decode([row])
+    handle.remove()
+    return seen
+
+
+@pytest.mark.parametrize("replay", [False, True])
+def test_every_position_has_noise_of_its_own(backend, replay):
+    write = one("resid_post", "replace", Value("random"), (1,), LAST, "both")
+    row = Row(
+        prompt(random.Random(1), 9), Sampling(0.0, 3), (write,), value_stream=5, replay_last_token=replay
+    )
+    noise = [(x - x.mean()) / x.std() for x in new_tokens_see(backend, row)][-4 if replay else -3 :]
+    for number, one_position in enumerate(noise):
+        for other in noise[number + 1 :]:
+            assert np.abs(one_position - other).max() > 0.1
+
+
+@pytest.mark.parametrize("last", ["sliding", "constant"])
+def test_a_sliding_write_keeps_its_place_in_the_order(backend, last):
+    rng = random.Random(1)
+    sliding = Write(
+        "sliding",
+        "resid_post",
+        (1,),
+        "replace",
+        Value("source", "donor"),
+        Positions.parse("last:3"),
+        "decode",
+        hold="sliding",
+        order=int(last == "sliding"),
+    )
+    fixed = replace(one("resid_post", "replace", constant(VECTOR), during="decode"), order=1 - sliding.order)
+    row = Row(prompt(rng, 9), GREEDY, (sliding, fixed), {"donor": prompt(rng, 9)}, recompute=True)
+    found = new_tokens_see(backend, row)[-1]
+    assert np.allclose(found, VECTOR, atol=1e-5) == (last == "constant")
+
+
+def test_a_replay_needs_a_cache(backend):
+    row = Row(prompt(random.Random(1), 9), GREEDY, recompute=True, replay_last_token=True)
+    assert backend.decode([row])[0].invalid == "a token is fed again into a cache; recompute has none"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"layers": (1,)}, "'kv': align whole takes the cache of all layers"),
+        ({"part": "values"}, "align whole takes the source's cache entire; 'kv' limits it by part"),
+        ({"heads": Heads("kv", (1,))}, "align whole takes the source's cache entire"),
+        ({"value": Value("random")}, "align whole takes the cache of another prompt, and 'kv' has none"),
+    ],
+)
+def test_a_cache_is_taken_whole_or_not_at_all(backend, changes, message):
+    write = Write(
+        "kv", "kv_cache", ALL_LAYERS, "replace", Value("source", "donor"), ALL, "prefill", align="whole"
+    )
+    rng = random.Random(1)
+    row = Row(prompt(rng, 9), GREEDY, (replace(write, **changes),), {"donor": prompt(rng, 7)})
+    assert backend.decode([row])[0].invalid.startswith(message)
+
+
+def test_an_edge_outside_the_window_of_one_layer_counts_at_another(tmp_path):
+    backend = TorchBackend(make_model(tmp_path, "gemma2"), CPU)
+    row = Row(prompt(random.Random(1), 14), GREEDY, (edge("last:1", "first:2", during="both"),))
+    (found,) = backend.decode([row])
+    receipt = found.receipts["cut"]
+    assert receipt.logit_change > 1e-5
+    assert receipt.positions_prefill == 1
+    assert receipt.positions_decode == receipt.asked_decode > 0
+
+
+def test_a_condition_under_a_condition_is_checked_too(backend):
+    lacking = one("attn_out_normed", "zero", Value("none"), (0,))
+    middle = one("resid_post", "replace", under(lacking), (1,), LAST)
+    with pytest.raises(BackendError, match=r"'w': .*attn_out_normed"):
+        backend.check([one("resid_post", "replace", under(middle), (2,), LAST)])
+
+
+def test_logits_of_a_prompt_whose_last_token_is_replayed_are_read_by_nobody(backend):
+    favoured = np.zeros(120)
+    favoured[77] = 1e4
+    write = one("logits", "add", constant(favoured), (3,), LAST)
+    row = Row(prompt(random.Random(1), 9), GREEDY, (write,), replay_last_token=True)
+    (found,) = backend.decode([row])
+    assert 77 not in found.output_ids
+    assert found.receipts["w"].shadowed == found.receipts["w"].positions_prefill == 1
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_low_precision_takes_every_kind_of_write(tmp_path, dtype):
+    backend = TorchBackend(make_model(tmp_path), replace(CPU, dtype=dtype))
+    rng = random.Random(1)
+    mean = Value("mean", prompts=PromptSet((prompt(rng, 6),)))
+    writes = (
+        Write("a", "resid_mid", (1,), "project_out", constant(VECTOR), ALL, "both"),
+        Write("b", "logits", (3,), "scale", Value("none"), LAST, "both", alpha=0.5),
+        Write("c", "head_z", (2,), "replace", mean, ALL, "both", heads=Heads("query", (1,))),
+        replace(
+            one("embed", "add", Value("orthogonal", "donor"), (0,), ALL, "both", hold="mean"),
+            name="d",
+            unit="resid_norm",
+            alpha=0.5,
+        ),
+        replace(edge("last:2", "first:2", during="both"), name="e"),
+    )
+    rows = [Row(prompt(rng, n), GREEDY, writes, {"donor": prompt(rng, 8)}) for n in (5, 9, 7)]
+    for found, row in zip(backend.decode(rows), rows, strict=True):
+        assert found.invalid is None
+        length, forwards = len(row.ids), len(found.output_ids) - 1
+        asked = {"a": length, "b": 1, "c": length, "d": min(length, 8), "e": 2}
+        for name, receipt in found.receipts.items():
+            assert (receipt.positions_prefill, receipt.positions_decode) == (asked[name], forwards)
+        assert found.receipts["b"].relative_change == pytest.approx(0.5, rel=1e-2)
+        assert found.receipts["d"].relative_change == pytest.approx(0.5, rel=1e-2)
+    vector, mid = np.float64(VECTOR), after(backend, replace(rows[0], writes=writes[:1]), "resid_mid", 1)
+    clean = after(backend, replace(rows[0], writes=()), "resid_mid", 1)
+    assert np.abs(mid @ vector).max() < 0.02 * np.abs(clean @ vector).max()
+
+
+# Values that are drawn, by their properties
+
+
+@pytest.mark.parametrize("site", ["embed", "resid_mid", "mlp_out", "k_proj", "head_z"])
+@pytest.mark.parametrize("kind", ["random", "orthogonal", "shuffled_window", "shuffled_sequence"])
+def test_drawn_values_have_the_properties_that_they_are_drawn_for(pair, site, kind):
+    backend, model = pair
+    layer = 0 if site == "embed" else 1
+    value = Value(kind, "" if kind == "random" else "donor", draws=2)
+    write = one(site, "replace", value, (layer,), Positions.parse("last:4"))
+    others = []
+    for row in rows_like((write,), 4, seed=3):
+        found = after(backend, row, site, layer)[-4:]
+        assert np.array_equal(found, after(backend, replace(row, draw=2), site, layer)[-4:])
+        others.append(not np.array_equal(found, after(backend, replace(row, draw=1), site, layer)[-4:]))
+        old = after(backend, Row(row.ids, GREEDY), site, layer)[-4:]
+        donor = plain_capture(model, row.sources["donor"], site, layer).numpy()
+        if kind == "random":
+            width = 8 if site in ("k_proj", "head_z") else old.shape[1]
+            new, before = found.reshape(-1, width), old.reshape(-1, width)
+            gap = (new.mean(1) - before.mean(1)) / before.std(1)
+            assert np.abs(gap).max() < 5 / np.sqrt(width)
+            assert (new.std(1) < 3 * before.std(1)).all()
+        elif kind == "orthogonal":
+            norms = np.linalg.norm(donor[-4:], axis=1)
+            np.testing.assert_allclose(np.linalg.norm(found, axis=1), norms, rtol=1e-4)
+            assert np.abs((found * donor[-4:]).sum(1) / norms**2).max() < 1e-5
+        else:
+            pool = donor[-4:] if kind == "shuffled_window" else donor
+            nearest = [int(np.abs(pool - row_).max(1).argmin()) for row_ in found]
+            assert len(set(nearest)) == 4 or site == "embed"  # whose tokens may repeat
+            np.testing.assert_allclose(found, pool[nearest], atol=1e-5)
+    assert any(others)  # four rows have few orders: two draws may agree

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
-if TYPE_CHECKING:
-    from backends.conformance.subject import Subject
+from backends.conformance.subject import Subject
 
 Verdict = Literal["ok", "violated", "not applicable"]
-Suite = Literal["short", "full"]
 Need = Literal["float32", "rotary"]
 
 
@@ -29,10 +27,6 @@ T1 = Tolerance("T1", 1e-5, "of the largest magnitude")
 T2 = Tolerance("T2", 1e-4, "of the largest magnitude")
 CHANCE = Tolerance("chance", 4.5, "standard deviations")  # passed by chance but once in 150,000 draws
 COSINE = Tolerance("cosine", 1e-6, "below a cosine of 1")
-
-
-class NotApplicable(Exception):
-    """Raised by a check that says nothing about this model, with the reason as a sentence."""
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from backends.rows import Decoded, Row
 from backends.writes import Heads, Write
 
 SECTION = "equivariance"
-TOKENS = 10
+TOKENS = 8
 
 
 def mixed_rows(subject: Subject) -> list[Row]:
@@ -49,10 +49,10 @@ def mixed_rows(subject: Subject) -> list[Row]:
         conditions.append((make("kv", "kv_cache", every, align="concat"),))
     rows = []
     for number, writes in enumerate(conditions):
-        for turn in range(2):
+        for turn in range(2 if subject.full else 1):
             ids = subject.ids(f"mixed {number} {turn}", subject.length - (5 * number + 3 * turn) % 8)
             donor = subject.ids(f"donor {number}", subject.length - (3 * number) % 7)
-            heat = 0.9 if turn else 0.0
+            heat = 0.9 if (number + turn) % 2 else 0.0
             rows.append(
                 subject.row(ids, *writes, donor=donor, tokens=TOKENS, temperature=heat, stream=number)
             )

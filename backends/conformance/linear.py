@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from backends.conformance.check import T0, T1, T2, Check, Finding, NotApplicable
+from backends.conformance.check import T0, T1, T2, Check, Finding
 from backends.conformance.subject import (
     DONOR,
     SMALLEST,
+    NotApplicable,
     Subject,
     apart,
     constant,

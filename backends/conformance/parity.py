@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from backends.conformance.check import Check, Finding, Measurement, Suite, Tolerance, judged
+from backends.conformance.check import Check, Finding, Measurement, Tolerance, judged
 from backends.conformance.equivariance import mixed_rows
-from backends.conformance.subject import Subject
+from backends.conformance.subject import Subject, Suite
 from backends.contract import Backend
 
 SECTION = "across backends"

@@ -287,14 +287,27 @@ PLANTED = (
         COSINE,
         recovered,
         "difference of means recovers the planted direction",
+        ("float32",),
     ),
     Check("head_found", SECTION, T0, mediated, "mediation over heads finds the planted head and no other"),
     Check("idle_heads", SECTION, T0, idle, "heads whose W_O is zero have no effect"),
     Check(
-        "direction_removed", SECTION, T2, ablated, "taking the direction out, or adding it, swaps the prompts"
+        "direction_removed",
+        SECTION,
+        T2,
+        ablated,
+        "taking the direction out, or adding it, swaps the prompts",
+        ("float32",),
     ),
-    Check("head_output", SECTION, T1, predicted, "the head writes its reading of the direction"),
     Check(
-        "cache_carries", SECTION, T2, donors_effect, "the cache of the head's layer carries the whole effect"
+        "head_output", SECTION, T1, predicted, "the head writes its reading of the direction", ("float32",)
+    ),
+    Check(
+        "cache_carries",
+        SECTION,
+        T2,
+        donors_effect,
+        "the cache of the head's layer carries the whole effect",
+        ("float32",),
     ),
 )

@@ -230,7 +230,7 @@ CHECKS = (
         "draws are those of the reference noise, top-k and top-p included",
     ),
     Check("later_noise", SECTION, T0, later_steps, "so are those of later steps", ("float32",)),
-    Check("ranks", SECTION, T0, ranks, "rank 0 is the argmax"),
+    Check("ranks", SECTION, T0, ranks, "rank 0 is the argmax", ("float32",)),
     Check("kl", SECTION, T0, divergence, "KL(p | p) is 0, and KL is never negative"),
     Check("probabilities", SECTION, T1, probabilities, "next_token, log_odds and top_k agree", ("float32",)),
     Check("logit_shift", SECTION, T1, shift, "log-odds do not feel a shift of all logits", ("float32",)),

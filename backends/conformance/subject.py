@@ -6,11 +6,10 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 
-from backends.conformance.check import NotApplicable, Suite
 from backends.contract import Backend, ModelInfo
 from backends.measures import Measured, Probe, Scored, ScoreRow
 from backends.noise import stream_of
@@ -32,6 +31,7 @@ from backends.writes import (
     Write,
 )
 
+Suite = Literal["short", "full"]
 # Sites whose tensor is the residual stream, in the order in which a block passes them.
 STREAM: tuple[Site, ...] = ("resid_pre", "resid_mid", "resid_post")
 # Sites that lie in a module of the model, in the order in which a forward passes them.
@@ -134,6 +134,10 @@ def apart(found: np.ndarray, expected: np.ndarray) -> float:
 def farthest(pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> float:
     """The largest of `apart` over pairs (found, expected)."""
     return max((apart(found, expected) for found, expected in pairs), default=0.0)
+
+
+class NotApplicable(Exception):
+    """Raised by a check that says nothing about this model, with the reason as a sentence."""
 
 
 @dataclass(frozen=True)

@@ -17,9 +17,9 @@ from backends.conformance import (
     transplant,
     values,
 )
-from backends.conformance.check import Check, Measurement, Need, NotApplicable, Suite, judged
+from backends.conformance.check import Check, Measurement, Need, judged
 from backends.conformance.planted import PLANTED
-from backends.conformance.subject import LEAST_CONTEXT, Subject
+from backends.conformance.subject import LEAST_CONTEXT, NotApplicable, Subject, Suite
 from backends.contract import Backend, ModelInfo, OutOfMemory
 
 CHECKS: tuple[Check, ...] = (

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import numpy as np
@@ -58,6 +58,14 @@ def memory_as_ours() -> Iterator[None]:
         raise
 
 
+def _every(writes: Iterable[Write]) -> Iterator[Write]:
+    """Writes, and those under which their sources are captured."""
+    for write in writes:
+        yield write
+        if write.value.under is not None:
+            yield from _every(write.value.under.writes)
+
+
 class TorchBackend:
     """A loaded model with a bounded store of captured sources."""
 
@@ -88,14 +96,14 @@ class TorchBackend:
     def check(self, writes: Sequence[Write]) -> None:
         """Raises BackendError for a site that the architecture lacks, keys that cannot be re-rotated in this
         model, and vectors of another width than their site."""
-        nested = [w for write in writes if write.value.under is not None for w in write.value.under.writes]
-        for write in (*writes, *nested):
+        every = list(_every(writes))
+        for write in every:
             missing = self._loaded.layout.lacks(write.tensor)
             if missing is not None:
                 raise BackendError(f"'{write.name}': {missing}")
             check_vector(self._loaded, write)
-        check_rope(self._loaded, (*writes, *nested))
-        check_features((*writes, *nested), self.info)
+        check_rope(self._loaded, every)
+        check_features(every, self.info)
 
     def prefix(self, ids: tuple[int, ...]) -> Prefix:
         """Run a common beginning of prompts once. Raises OutOfMemory."""
@@ -182,8 +190,7 @@ class TorchBackend:
                 self._sources = kept
 
     def _decode(self, plans: Mapping[int, RowPlan], start: Start | None) -> Iterator[tuple[int, Decoded]]:
-        self._capture_sources(list(plans.values()))
-        recorded = self._record(list(plans.values()))
+        recorded = self._prepare(list(plans.values()))
         cached = [index for index, plan in plans.items() if not plan.row.recompute]
         anew = [index for index, plan in plans.items() if plan.row.recompute]
         if anew and start is not None:
@@ -204,12 +211,25 @@ class TorchBackend:
         """Raises PositionError where the row cannot be run as asked."""
         plan = plan_row(row)
         refuse_blind_queries(plan, self._loaded.windows, self.info.heads)
+        entire = plan.structural
+        if entire is not None and set(entire.write.layers) != set(range(self.info.layers)):
+            raise PositionError(
+                f"'{entire.write.name}': align {entire.write.align} takes the cache of all layers"
+            )
+        for item in plan.writes:
+            if item.source is not None and item.source.writes:
+                try:
+                    self._plan(item.source.row())
+                except PositionError as error:
+                    raise PositionError(f"the prompt that '{item.write.name}' draws from: {error}") from error
         return plan
 
     def _prepare(self, plans: Sequence[RowPlan]) -> Recording:
-        """Capture and generate what these rows draw from."""
+        """Capture and generate what these rows draw from. What is generated comes first: it draws from
+        captures of its own, which may take the place of others."""
+        recorded = self._record(plans)
         self._capture_sources(plans)
-        return self._record(plans)
+        return recorded
 
     def _capture_sources(self, plans: Sequence[RowPlan]) -> None:
         ensure_sources(self._loaded, self._board, self._sources, plans, self._chunk_tokens())
@@ -227,8 +247,8 @@ class TorchBackend:
             return {}
         recorder = Recorder(frozenset().union(*wanted.values()))
         batch = [plan_row(run.row(sampling, stream)) for run, stream, sampling in wanted]
-        self._capture_sources(batch)
-        outcome = generate(self._loaded, self._board, self._sources, batch, {}, recorder)
+        within = self._prepare(batch)
+        outcome = generate(self._loaded, self._board, self._sources, batch, within, recorder)
         kept = outcome.progress.forwards.tolist()
         return {
             key: {spot: recorder.rows(spot, index, kept[index], self._loaded) for spot in spots}

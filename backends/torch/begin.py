@@ -10,7 +10,7 @@ import torch
 from backends.contract import BackendError, Start
 from backends.rowplan import RowPlan
 from backends.torch.cache import SlotCache
-from backends.torch.edges import DecodeCut, changes, decode_cuts, decode_edges, prompt_cuts
+from backends.torch.edges import DecodeCut, changes, decode_cuts, decode_edges, first_cuts, prompt_cuts
 from backends.torch.edits import (
     DecodeEdit,
     Prompted,
@@ -73,7 +73,7 @@ def begin(
     """
     rows = [plan.row for plan in plans]
     if start is not None:
-        check_start(start, [r.ids for r in rows], [w for r in rows for w in r.writes], loaded.info.layers)
+        check_start(start, rows, loaded.info.layers)
     edits = decode_edits(loaded, sources, plans, tallies, recorded)
     cuts = decode_cuts(loaded, plans, tallies)
     before = _prefill(loaded, board, sources, plans, tallies, start)
@@ -165,9 +165,7 @@ def _prefill(
     shared: Tallies = {}
     board.touches = prompt_touches(loaded, sources, entries, shared, len(distinct))
     width = longest - shared_slots
-    board.edges = changes(
-        prompt_cuts(loaded, entries, shared, len(distinct), width, longest, shared_slots)
-    )
+    board.edges = changes(prompt_cuts(loaded, entries, shared, len(distinct), width, longest, shared_slots))
     rest = [plan.prefill_ids[shared_slots:] for plan in distinct]
     if start is None:
         cache = new_cache(loaded, len(distinct), longest)
@@ -222,13 +220,14 @@ def _logit_change(
 ) -> torch.Tensor:
     """|new - old| / |old| of the first new token's logits against a twin on the same tokens without the row's
     structural kv_cache write or cut edges [rows]; not a number where a row has neither by then."""
-    cut = [any(i.keys is not None and i.prefill is not None for i in plan.writes) for plan in plans]
-    wanted = [plan.structural is not None or edges for plan, edges in zip(plans, cut, strict=True)]
-    if not any(wanted):
+    cut = first_cuts(plans, loaded.device) == 0
+    structural = torch.tensor([plan.structural is not None for plan in plans], device=loaded.device)
+    wanted = cut | structural
+    if not bool(wanted.any()):
         return torch.full((len(plans),), torch.nan, device=loaded.device)
     # The twin keeps all other writes at the last token; only what they count is thrown away.
     touches = uncounted(board.touches)
-    if any(cut):
+    if bool(cut.any()):
         before = _prefill(loaded, board, sources, plans, {}, None, with_edges=False)
     board.touches, board.edges = touches, {}
     cache, pads = assemble(loaded, sources, plans, before, 1, {}, structural=False)
@@ -236,4 +235,4 @@ def _logit_change(
     tokens = torch.tensor([plan.row.ids[-1] for plan in plans], device=loaded.device)
     at = token_geometry(slots, pads, cache.slot_layer(0).filled + 1)
     old = call(loaded, tokens[:, None], at, cache)[:, -1]
-    return torch.where(torch.tensor(wanted, device=loaded.device), moved(logits, old), torch.nan)
+    return torch.where(wanted, moved(logits, old), torch.nan)

@@ -75,7 +75,7 @@ def run_prompts(
     longest = max(map(len, prompts))
     past, cache = 0, new_cache(loaded, len(plans), longest)
     if start is not None:
-        check_start(start, prompts, writes, loaded.info.layers)
+        check_start(start, [plan.row for plan in plans], loaded.info.layers)
         assert isinstance(start.prefix.handle, PrefixRun)
         past = min(len(start.prefix.ids), *(len(ids) - 1 for ids in prompts))
         cache = expanded(loaded, start.prefix.handle, len(plans), past, longest - past)

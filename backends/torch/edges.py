@@ -37,8 +37,8 @@ class Cut:
     def apply(self, allowed: torch.Tensor) -> torch.Tensor:
         """The attention mask, bool [rows, 1 or heads, queries, keys], without these edges; counts the queries
         that had one."""
-        cut = self.queries[:, None, :, None] & self.keys[:, None, None, : allowed.shape[-1]]
-        cut = cut.to(allowed.device)
+        queries, keys = self.queries.to(allowed.device), self.keys.to(allowed.device)
+        cut = queries[:, None, :, None] & keys[:, None, None, : allowed.shape[-1]]
         if self.heads is not None:
             cut = cut & self.heads.to(allowed.device)[None, :, None, None]
         fired = (allowed & cut).any(dim=1).any(dim=-1).float().sum(-1).to(self.tally.counts.device)
@@ -62,13 +62,6 @@ def changes(edges: Mapping[int, Sequence[Cut]]) -> dict[int, MaskChange]:
     return {layer: all_of(cuts) for layer, cuts in edges.items()}
 
 
-def uncounted(edges: Mapping[int, Sequence[Cut]]) -> Edges:
-    """The same cuts, counted nowhere that matters."""
-    return {
-        layer: [replace(cut, tally=cut.tally.blank()) for cut in cuts] for layer, cuts in edges.items()
-    }
-
-
 def cut_layers(plans: Sequence[RowPlan]) -> set[int]:
     """Layers at which any row of a batch cuts edges."""
     return {
@@ -78,6 +71,25 @@ def cut_layers(plans: Sequence[RowPlan]) -> set[int]:
         if item.keys is not None
         for layer in item.write.layers
     }
+
+
+def first_cuts(plans: Sequence[RowPlan], device: torch.device) -> torch.Tensor:
+    """Index [rows] of the new token whose logits are the first that a row's cut edges act on, -1 where it has
+    none."""
+    return torch.tensor([_first_cut(plan) for plan in plans], device=device)
+
+
+def _first_cut(plan: RowPlan) -> int:
+    steps = []
+    for index, item in enumerate(plan.writes):
+        if item.keys is None:
+            continue
+        if item.prefill is not None and len(item.prefill.target):
+            steps.append(0)
+        if item.write.during != "prefill":
+            steps.append(0 if plan.row.replay_last_token else 1 + waiting([(index, plan, item)])[0])
+    cuts = any(item.keys is not None for item in plan.writes)
+    return min(steps, default=0 if cuts else -1)
 
 
 def prompt_cuts(
@@ -103,7 +115,8 @@ def prompt_cuts(
         tally = tallies.setdefault(("prefill", write), Tally(len(write.layers), rows, loaded.device))
         asking = _marked(rows, queries, [(e.row, e.pairs.target + e.pad) for e in group])
         hidden = _marked(rows, keys, [(e.row, _slots(e, keys, queries, shared)) for e in group])
-        slots = torch.arange(rows)
+        asking, hidden = asking.to(loaded.device), hidden.to(loaded.device)
+        slots = torch.arange(rows, device=loaded.device)
         for order, layer in enumerate(write.layers):
             cut = Cut(asking, hidden, heads_of(loaded, write), slots, tally, order)
             edges.setdefault(layer, []).append(cut)

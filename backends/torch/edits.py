@@ -109,6 +109,7 @@ def prompt_touches(
                     layer=order,
                     value=value,
                     noise=noise,
+                    rank=write.order,
                 )
             )
     return touches
@@ -139,8 +140,8 @@ class DecodeEdit:
     rows: batch rows that it acts on; slots: their tally rows; table: [rows, n, width] of values with
     `counts` valid rows each; hold `cycle` takes row t mod n, all others row min(t, n - 1). first: 1 where
     the row's last prompt token is replayed, which is a decode forward before those of the loop. length:
-    position that random values count from. wait: decode index [rows] of the first forward whose output is
-    long enough for `min_positions`; settled: the step from which all act.
+    position of the row's first decode forward, which random values count from. wait: decode index [rows] of
+    the first forward whose output is long enough for `min_positions`; settled: the step from which all act.
     """
 
     write: Write
@@ -209,6 +210,7 @@ class DecodeEdit:
             value=value,
             noise=noise,
             weight=weight.to(self.rows.device)[self.rows],
+            rank=self.write.order,
         )
         if step < self.settled or step >= self.expires:
             acts = t >= self.wait  # until then rows are left alone
@@ -270,7 +272,9 @@ def decode_edits(
                     counts=counts,
                     high=high,
                     low=low,
-                    length=torch.tensor([p.slots for _, p, _ in group], device=device),
+                    length=torch.tensor(
+                        [p.slots + (not p.row.replay_last_token) for _, p, _ in group], device=device
+                    ),
                     wait=torch.tensor(waits, device=device),
                     settled=max(0, *waits),
                     expires=_expiry(write, counts, group),

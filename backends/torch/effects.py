@@ -21,13 +21,14 @@ DRAWS: Mapping[str, Literal["matched", "orthogonal"]] = {"random": "matched", "o
 def effect_of(loaded: Loaded, sources: Sources, write: Write, layer: int) -> Effect:
     """What a write does at a layer, on that layer's device."""
     device = loaded.layer_places[layer][0]
+    mask = _columns(loaded, write, device)
     return Effect(
         op=write.op,
         alpha=write.alpha,
         unit=write.unit,
         draws=DRAWS.get(write.value.kind),
         head_width=_head_width(loaded, write),
-        columns=_columns(loaded, write, device),
+        columns=None if mask is None else mask.nonzero()[:, 0],
         sae=None if write.features is None else sources.features(write.features, layer, device),
         round_trip=write.round_trip,
     )

@@ -202,11 +202,11 @@ class FeatureStore:
 
     def __init__(self) -> None:
         self._opened: dict[tuple[str, str, torch.device], OpenedSae] = {}
-        self._sets: dict[tuple[Features, int, torch.device], FeatureSet] = {}
+        self._sets: dict[tuple[str, Features, int, torch.device], FeatureSet] = {}
 
     def of(self, features: Features, layer: int, device: torch.device) -> FeatureSet:
         """The features on a device. Raises BackendError as FeatureSet.load does."""
-        key = (features, layer, device)
+        key = (features.folder, features, layer, device)
         if key not in self._sets:
             self._sets[key] = self._make(features, layer, device)
         return self._sets[key]

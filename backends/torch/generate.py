@@ -11,7 +11,7 @@ from backends.contract import Start
 from backends.rowplan import RowPlan
 from backends.torch.begin import Begun, begin, moved, uncounted
 from backends.torch.capture import armed_for
-from backends.torch.edges import changes, decode_edges
+from backends.torch.edges import changes, decode_edges, first_cuts
 from backends.torch.edits import Recorded, Tallies, decode_touches
 from backends.torch.forward import call
 from backends.torch.hooks import Board
@@ -86,19 +86,14 @@ def _decode_twin(
     progress: Progress,
     tokens: torch.Tensor,
 ) -> torch.Tensor | None:
-    """Logits of the first decode forward without its cut edges, for rows that cut edges in decode alone; None
+    """Logits of the first decode forward without its cut edges, for rows that first cut edges there; None
     where there is no such row. The cache is as before afterwards."""
-    only = [
-        any(item.keys is not None for item in plan.writes)
-        and all(item.prefill is None for item in plan.writes if item.keys is not None)
-        for plan in plans
-    ]
-    if not any(only):
+    chosen = (first_cuts(plans, loaded.device) == 1)[progress.current] & progress.alive
+    if not bool(chosen.any()):
         return None
     weight = torch.zeros_like(progress.alive, dtype=torch.float32)
     touches = decode_touches(begun.edits, 0, weight)
     board.touches, board.edges = uncounted(touches), {}
     logits = call(loaded, tokens[:, None], begun.here(), begun.cache)[:, -1].float()
     begun.cache.take_back(1)
-    chosen = torch.tensor(only, device=loaded.device)[progress.current]
     return torch.where(chosen[:, None], logits, torch.nan)

@@ -88,7 +88,8 @@ class Board:
             return hidden
         part = hidden if columns is None else columns.of(hidden)
         if touches:
-            part = part.clone()
+            # Where a model is spread over devices, a layer's input may still be on that of the layer before.
+            part = part.to(touches[0].rows.device, copy=True)
             for touch in touches:
                 touch.apply(part)
             hidden = part if columns is None else columns.into(hidden, part)

@@ -15,6 +15,8 @@ from backends.shadows import decode_asked, keys_ahead, shadowed
 from backends.torch.edits import Tallies
 from backends.torch.loading import Loaded
 from backends.torch.progress import Progress
+from backends.torch.touches import Tally
+from backends.writes import Write
 
 
 @dataclass
@@ -32,8 +34,8 @@ def receipts(loaded: Loaded, plans: Sequence[RowPlan], outcome: Outcome) -> list
     forwards = outcome.progress.forwards.tolist()
     change = [None if math.isnan(value) else value for value in outcome.logit_change.tolist()]
     host = {
-        key: (t.counts.amin(0).round().long().tolist(), t.change.tolist(), t.measured.tolist())
-        for key, t in outcome.tallies.items()
+        (phase, write): (_positions(t, write).tolist(), t.change.tolist(), t.measured.tolist())
+        for (phase, write), t in outcome.tallies.items()
     }
     out: list[dict[str, Receipt]] = []
     for row, plan in enumerate(plans):
@@ -57,6 +59,13 @@ def receipts(loaded: Loaded, plans: Sequence[RowPlan], outcome: Outcome) -> list
             )
         out.append(found)
     return out
+
+
+def _positions(tally: Tally, write: Write) -> torch.Tensor:
+    """Positions [rows] at which a write acted at all its layers. Of cut edges: at any, because a key may lie
+    outside the window of a layer. Windows nest, so that the layer which had most had them all."""
+    counts = tally.counts.amax(0) if write.site == "attention_edge" else tally.counts.amin(0)
+    return counts.round().long()
 
 
 def decoded(plans: Sequence[RowPlan], outcome: Outcome, found: Sequence[dict[str, Receipt]]) -> list[Decoded]:

@@ -10,12 +10,12 @@ import torch
 from torch import nn
 
 from backends.contract import BackendError, Start
+from backends.rows import Row
 from backends.torch.cache import SlotCache
 from backends.torch.forward import Geometry, call, new_cache, prefill
 from backends.torch.hooks import Board, Spot, keep_in
 from backends.torch.loading import Loaded
 from backends.torch.sites import find
-from backends.writes import Write
 
 
 @dataclass(frozen=True)
@@ -60,22 +60,26 @@ def expanded(loaded: Loaded, run: PrefixRun, rows: int, taken: int, more: int) -
     return cache
 
 
-def check_start(
-    start: Start, prompts: Sequence[tuple[int, ...]], writes: Sequence[Write], layers: int
-) -> None:
-    """Raises BackendError where rows cannot begin at `start`: another beginning, or a write that acts on
-    what is not computed."""
+def check_start(start: Start, rows: Sequence[Row], layers: int) -> None:
+    """Raises BackendError where rows cannot begin at `start`: another beginning, or a write or a token that
+    acts on what is not computed."""
     ids = start.prefix.ids
-    if any(prompt[: len(ids)] != ids for prompt in prompts):
+    if any(row.ids[: len(ids)] != ids for row in rows):
         raise BackendError(f"start: every prompt must begin with the prefix of {len(ids)} tokens")
     if not 0 <= start.layer < layers:
         raise BackendError(f"start.layer: expected 0 to {layers - 1}, got {start.layer}")
     if start.layer == 0:
         return
-    if any(prompt != ids for prompt in prompts):
+    if any(row.ids != ids for row in rows):
         raise BackendError(
             "start.layer: every prompt must be the whole prefix, whose last token is started from"
         )
+    if any(row.replay_last_token for row in rows):
+        raise BackendError(
+            f"start.layer {start.layer}: a replayed token stands at another position than the prefix's last, "
+            "whose states it would be given"
+        )
+    writes = [write for row in rows for write in row.writes]
     below = sorted({w.name for w in writes if w.site == "kv_cache" or min(w.layers) < start.layer})
     if below:
         raise BackendError(

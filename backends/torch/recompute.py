@@ -15,7 +15,7 @@ import torch
 from backends.rowplan import Pairs, RowPlan
 from backends.torch.begin import moved, uncounted
 from backends.torch.capture import armed_for
-from backends.torch.edges import Edges, changes, decode_cuts, decode_edges, prompt_cuts
+from backends.torch.edges import Edges, changes, decode_cuts, decode_edges, first_cuts, prompt_cuts
 from backends.torch.edits import (
     Prompted,
     Recorded,
@@ -56,6 +56,7 @@ def regenerate(
     longest = max(len(s) for s in sequences)
     pads = torch.tensor([longest - len(s) for s in sequences], device=loaded.device)
     change = torch.full((len(rows),), torch.nan, device=loaded.device)
+    first = first_cuts(plans, loaded.device)
     with armed_for(board, plans):
         for step in range(int(progress.limit.max())):
             width = longest + step
@@ -67,15 +68,18 @@ def regenerate(
                     board.touches.setdefault(spot, []).extend(more)
                 for spot, more in _sliding(loaded, sources, plans, tallies, width, step, weight).items():
                     board.touches.setdefault(spot, []).extend(more)
+                for together in board.touches.values():
+                    together.sort(key=lambda touch: touch.rank)
                 for layer, new in decode_edges(cuts, step - 1, weight, pads, width, width).items():
                     edges.setdefault(layer, []).extend(new)
             board.edges = changes(edges)
             touches = board.touches
             logits = prefill(loaded, sequences, None)[0][:, -1]
-            if edges and step < 2:
+            here = (first == step) & progress.alive
+            if bool(here.any()):
                 board.touches, board.edges = uncounted(touches), {}
                 twin = moved(logits, prefill(loaded, sequences, None)[0][:, -1])
-                change = torch.where(_first_cut(plans, step, loaded.device), twin, change)
+                change = torch.where(here, twin, change)
             tokens, margin, finite = choose.draw(logits, step)
             progress.take(step, tokens, margin, finite)
             if not bool(progress.alive.any()):
@@ -83,16 +87,6 @@ def regenerate(
             for sequence, token in zip(sequences, tokens.tolist(), strict=True):
                 sequence.append(token)
     return Outcome(progress, tallies, change)
-
-
-def _first_cut(plans: Sequence[RowPlan], step: int, device: torch.device) -> torch.Tensor:
-    """Rows whose edges are cut for the first time at a step: 0 where any is cut in the prompt, else 1."""
-    found = []
-    for plan in plans:
-        cuts = [item for item in plan.writes if item.keys is not None]
-        first = 0 if any(item.prefill is not None for item in cuts) else 1
-        found.append(bool(cuts) and first == step)
-    return torch.tensor(found, device=device)
 
 
 def _prompt(

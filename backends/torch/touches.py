@@ -59,7 +59,7 @@ def relative_change(old: torch.Tensor, new: torch.Tensor) -> torch.Tensor:
 def matched_noise(old: torch.Tensor, keys: torch.Tensor, head_width: int) -> torch.Tensor:
     """Gaussian rows with the mean and standard deviation of each head of the row replaced. old: [n, width];
     keys: [n]."""
-    heads = old.float().view(old.shape[0], -1, head_width)
+    heads = old.float().view(old.shape[0], old.shape[1] // head_width, head_width)
     z = normal(keys, old.shape[1], token_hash(2 * old.shape[1], old.device)).view_as(heads)
     spread = heads.std(dim=-1, correction=0, keepdim=True)
     return (heads.mean(dim=-1, keepdim=True) + spread * z).view_as(old).to(old.dtype)
@@ -117,8 +117,8 @@ class Effect:
     """What a write does to the rows that it touches, at one layer.
 
     draws: how noise becomes the value: `matched` to the row replaced, per head of `head_width` columns, or
-    `orthogonal` to the value given. columns: bool [width], the part that the write is limited to (heads), or
-    None. sae: the features that are written instead, or None; `value` then has their values [n or 1, k].
+    `orthogonal` to the value given. columns: indices of those that the write is limited to (heads), or None
+    for all. sae: the features that are written instead, or None; `value` then has their values [n or 1, k].
     """
 
     op: Op
@@ -163,7 +163,8 @@ class Touch:
     """One write at one layer in one forward, over n (row, position) pairs of the batch.
 
     value: [n, width], or [1, width] where it is the same for all; noise: row keys [n] for a random value.
-    slots: tally rows. layer: index within the layers of the write. weight: [n] or None.
+    slots: tally rows. layer: index within the layers of the write. weight: [n] or None. rank:
+    the order of the write among those on its tensor.
     """
 
     effect: Effect
@@ -175,9 +176,12 @@ class Touch:
     value: torch.Tensor | None = None
     noise: torch.Tensor | None = None
     weight: torch.Tensor | None = None
+    rank: int = 0
 
     def apply(self, hidden: torch.Tensor) -> None:
         """Write into `hidden` [rows, positions, width] in place and count it."""
+        if not len(self.rows):
+            return
         new, change = self.effect.on(hidden[self.rows, self.positions], self.value, self.noise)
         hidden[self.rows, self.positions] = new
         self.tally.add(self.layer, self.slots, change, self.weight)

@@ -31,7 +31,6 @@ LayerItem = int | str
 LayersWord = int | str | Annotated[tuple[LayerItem, ...], Field(strict=False)]
 Names = Annotated[tuple[str, ...], Field(strict=False)]
 Index = Annotated[int, Field(ge=0, strict=True)]
-Indices = Annotated[tuple[Index, ...], Field(strict=False)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 ByLanguage = str | dict[Language, str]
 Words = str | Names | dict[Language, str | Names]
@@ -62,6 +61,16 @@ def read_bytes(value: object) -> object:
 
 
 Size = Annotated[int, Field(gt=0), BeforeValidator(read_bytes)]
+
+
+def read_one(value: object) -> object:
+    """A single head or feature as a list of one, as an axis of a grid gives it; anything else is returned for
+    the type check."""
+    return [value] if isinstance(value, (str, int)) and not isinstance(value, bool) else value
+
+
+Heads = Annotated[tuple[str, ...], Field(strict=False), BeforeValidator(read_one)]
+Indices = Annotated[tuple[Index, ...], Field(strict=False), BeforeValidator(read_one)]
 
 
 class Strict(BaseModel):
@@ -196,7 +205,7 @@ class WriteSpec(Strict):
     site: Site
     part: Part = "both"
     layers: LayersWord | None = None
-    heads: Names | None = None
+    heads: Heads | None = None
     positions: str = "all"
     keys: str | None = None
     during: Phase = "prefill"

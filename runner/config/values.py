@@ -99,8 +99,10 @@ def resolve_value(write: WriteSpec, spec: Spec) -> Value:
         raise WordError(f"op {write.op} needs a value: {listed(forms)}")
     if not isinstance(write.value, str):
         return _number(write, write.value)
-    word, _, rest = write.value.partition(":")
+    word, colon, rest = write.value.partition(":")
     prompts = spec.prompts
+    if word in (*SHUFFLED, "orthogonal") and colon and not rest:
+        raise WordError(f"expected what {word} is drawn from after the colon, or no colon (the donor)")
     if word == "shuffled_window":
         return Value("shuffled_window", _source_role(rest or DONOR, prompts), write.draws)
     if word == "shuffled_sequence":
@@ -109,7 +111,7 @@ def resolve_value(write: WriteSpec, spec: Spec) -> Value:
         kind, _, name = rest.partition(":")
         if kind in ("file", "artefact"):
             return Value("orthogonal", draws=write.draws, constant=_constant(kind, name, write, spec))
-        return Value("orthogonal", _source_role(rest or DONOR, prompts), write.draws)
+        return Value("orthogonal", _source_role(rest or DONOR, prompts, ("file:PATH",)), write.draws)
     if write.value == "random":
         return Value("random", draws=write.draws)
     if write.value in (DONOR, OTHER_DONOR, SELF):
@@ -225,5 +227,13 @@ def _named_role(role: str, prompts: PromptsSpec) -> str:
     )
 
 
-def _source_role(role: str, prompts: PromptsSpec) -> str:
-    return role if role in (DONOR, OTHER_DONOR, SELF) else _named_role(role.removeprefix("donor:"), prompts)
+def _source_role(role: str, prompts: PromptsSpec, more: tuple[str, ...] = ()) -> str:
+    """The role of a source that a word names after its colon. more: what else that word takes there."""
+    if role in (DONOR, OTHER_DONOR, SELF):
+        return role
+    name = role.removeprefix("donor:")
+    if name not in prompts.roles:
+        forms = (DONOR, OTHER_DONOR, SELF, *(f"donor:{known}" for known in prompts.roles), *more)
+        near = suggestion(role, (*forms, *prompts.roles))
+        raise WordError(f"expected a source ({listed(forms)}), got '{role}'{near}")
+    return name

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from itertools import combinations
 
-from backends.positions import PositionError, Positions
+from backends.positions import FORMS, PositionError, Positions
 from backends.writes import SELF, Write, same_tensor
+from runner.config.errors import nearest
 from runner.config.features import FeatureError, SaeFeatures, resolve_features, unreached_values
 from runner.config.inconsistency import Inconsistency, Key, conditions_key
 from runner.config.layers import LayerError
@@ -27,6 +29,7 @@ from runner.prompts.sets import set_faults
 # What resolving a word that means nothing raises.
 WRONG = (WordError, LayerError, PositionError, FeatureError)
 _REPEATS: Key = ("experiment", "repeats")
+_QUOTES = "'\""
 
 
 def write_faults(
@@ -123,7 +126,7 @@ def _write(key: Key, name: str, write: WriteSpec, spec: Spec, *, hurt: bool) -> 
             if positions is not None:
                 Positions.parse(positions)
         except PositionError as error:
-            yield Inconsistency((*key, field), str(error))
+            yield Inconsistency((*key, field), f"{error}{_nearest_positions(positions or '')}")
     try:
         if not hurt or _plain_value(write):
             resolve_value(write, spec)
@@ -141,6 +144,23 @@ def _write(key: Key, name: str, write: WriteSpec, spec: Spec, *, hurt: bool) -> 
         yield Inconsistency((*key, "under"), str(error))
     except WRONG:
         pass  # told of that condition
+
+
+def _nearest_positions(word: str) -> str:
+    """The word for positions that one which names none comes near, to be put behind what is wrong."""
+    head, colon, rest = word.partition(":")
+    if head == "token":
+        candidate = f"token:'{rest.strip(_QUOTES)}'"
+    elif re.fullmatch(r"-?\d+", word):
+        candidate = f"index:{word}"
+    else:
+        known = nearest(head, dict.fromkeys(form.partition(":")[0] for form in FORMS))
+        candidate = f"{known}{colon}{rest.lower()}"
+    try:
+        Positions.parse(candidate)
+    except PositionError:
+        return ""
+    return f"; did you mean {candidate}?"
 
 
 def _plain_value(write: WriteSpec) -> bool:

@@ -30,6 +30,7 @@ _OWN_FIELDS: Mapping[str, tuple[str, ...]] = {
 }
 _VECTORS = ("mean", "file", "artefact", "orthogonal", "layer")
 _LAST = ("index:-1", "last:1")
+_ONE_ROW = re.compile(r"(index:.*|first:1|last:1|token:.*|role:.*\.(first|last))", re.DOTALL)
 
 
 def broken_rules(write: WriteSpec, body: ConditionSpec) -> Iterator[tuple[str, str]]:
@@ -82,6 +83,12 @@ def _values(write: WriteSpec, word: str) -> Iterator[tuple[str, str]]:
         )
     if write.op in NO_VALUE:
         return
+    if word == "shuffled_window" and _ONE_ROW.fullmatch(write.positions):
+        yield (
+            "value",
+            f"a window of one row ({write.positions}) has no order to permute, so that {shown(write.value)} "
+            "is the row itself; expected a longer window, or shuffled_sequence",
+        )
     if write.site == "kv_cache" and word in _VECTORS:
         yield (
             "value",
@@ -178,6 +185,9 @@ def _sae(write: WriteSpec) -> Iterator[tuple[str, str]]:
         yield "sae", "missing: expected the folder of the SAE whose features are written"
     if write.features is None:
         yield "features", "missing: expected a list of features such as [1402, 77]"
+    if write.op == "scale" and write.alpha < 0:
+        message = f"expected a factor that leaves features what they can be, 0 or more, got {write.alpha:g}"
+        yield "alpha", message
 
 
 def _edges(write: WriteSpec) -> Iterator[tuple[str, str]]:

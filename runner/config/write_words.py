@@ -144,7 +144,8 @@ def _held(write: Write) -> str:
     elif write.hold == "mean":
         row = f"the mean over {window}"
     elif write.hold == "lockstep":
-        row = f"that of {_whose(write.value.role)} t-th generated token"
+        at = "" if write.value.layer is None else f" at layer {write.value.layer}"
+        row = f"that of {_whose(write.value.role)} t-th generated token{at}"
     return _orthogonal_to(row, write.value) if write.value.kind == "orthogonal" else row
 
 
@@ -219,7 +220,8 @@ def _kv(write: Write, where: str, heads: str, replayed: bool) -> str:
     if write.value.kind == "random":
         verb = "is added to" if write.op == "add" else "replaces"
         where += f"{slots}{sink}{_alpha(write)}"
-        return f"{_MATCHED}) {verb} the cached {part}{heads} of the prompt {where}, {when}."
+        noise = f"{_MATCHED}{_draws(write.value)})"
+        return f"{noise} {verb} the cached {part}{heads} of the prompt {where}, {when}."
     value = f"{whose} KV cache ({part}){heads}"
     if write.value.kind == "shuffled_window":
         value += ", the slots that are written permuted,"
@@ -228,7 +230,9 @@ def _kv(write: Write, where: str, heads: str, replayed: bool) -> str:
     if write.align == "whole":
         return f"{value} takes the place of the prompt's entire cache {where}, {when}."
     if write.align == "concat":
-        return f"{value} is put before the prompt's own cache {where}, {when}."
+        moved = write.rope == "rerotate"
+        keys = "re-rotated to their new slots" if moved else "keeping their rotary positions"
+        return f"{value} is put before the prompt's own cache {where}, the prompt's keys {keys}, {when}."
     verb = "is added to" if write.op == "add" else "replaces"
     whom = "what is there" if write.value.role == SELF else "the prompt's"
     met = "span onto span" if write.positions.span else f"{write.align}-aligned"

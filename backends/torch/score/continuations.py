@@ -29,7 +29,8 @@ def perplexity(
     not computed again. Invariant under batch composition.
     """
     if start is not None:
-        check_start(start, [row.row.ids for row in rows], [], loaded.info.layers)
+        clean = [replace(row.row, writes=(), replay_last_token=False) for row in rows]
+        check_start(start, clean, loaded.info.layers)
     out: list[float | None] = [None] * len(rows)
     order = sorted((i for i, row in enumerate(rows) if row.continuation), key=lambda i: _length(rows[i]))
     limit = min(tokens, MOST_TOKENS)
