@@ -57,6 +57,22 @@ ALIGNS: tuple[str, ...] = Align.__args__  # type: ignore[attr-defined]
 ROPES: tuple[str, ...] = Rope.__args__  # type: ignore[attr-defined]
 PARTS: tuple[str, ...] = Part.__args__  # type: ignore[attr-defined]
 UNITS: tuple[str, ...] = Unit.__args__  # type: ignore[attr-defined]
+# The sites that a module itself takes or gives, in the order in which a forward comes to them.
+MODULE_SITES: tuple[Site, ...] = (
+    "embed",
+    "resid_pre",
+    "q_proj",
+    "k_proj",
+    "v_proj",
+    "head_z",
+    "attn_out",
+    "attn_out_normed",
+    "resid_mid",
+    "mlp_out",
+    "mlp_out_normed",
+    "resid_post",
+    "logits",
+)
 LAYERLESS = ("embed", "logits")  # sites of the whole model: a write there names no layers
 SELF = "self"  # the role under which a row's own prompt is its source
 

@@ -202,12 +202,14 @@ class Count:
 
 @dataclass
 class Ran:
-    """Tokens of a row, the logits that each was drawn from, and what each write did."""
+    """Tokens of a row, the logits that each was drawn from, and what each write did. margin: the smallest
+    between a best logit and the second, of the row and of donors that generate beside it."""
 
     tokens: list[int] = field(default_factory=list)
     logits: list[torch.Tensor] = field(default_factory=list)
     counts: dict[str, Count] = field(default_factory=dict)
     forwards: int = 0
+    margin: float = float("inf")
 
 
 def heads_columns(model, write: Write, width: int):
@@ -376,7 +378,9 @@ class Plain:
         inner = () if write.value.under is None else write.value.under.writes
         donor = Plain(self.model, Row(self.source_ids(write), self.row.sampling, inner, self.row.sources))
         at = layer if write.value.layer is None else write.value.layer
-        return donor.record(write.site, at, self.ends)
+        found = donor.record(write.site, at, self.ends)
+        self.ran.margin = min(self.ran.margin, donor.ran.margin)
+        return found
 
     def record(self, site: str, layer: int, eos):
         seen = []
@@ -423,6 +427,8 @@ class Plain:
 
     def take(self, logits, eos) -> bool:
         """Note the next token; whether it goes on."""
+        best, second = logits.topk(2).values.tolist()
+        self.ran.margin = min(self.ran.margin, best - second)
         self.ran.logits.append(logits)
         self.ran.tokens.append(int(logits.argmax()))
         return self.ran.tokens[-1] not in eos and len(self.ran.tokens) < self.row.sampling.max_new_tokens

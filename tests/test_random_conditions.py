@@ -1,7 +1,7 @@
 """Conditions and pairs drawn at random over the whole vocabulary: batched rows give the tokens, the receipts
 and the changes of logits of the plain implementation, and those of each row alone.
 
-`CONDITIONS=2000 pytest -m slow tests/test_random_conditions.py` runs many more of them.
+`CONDITIONS=2000 pytest -m slow tests/test_random_conditions.py` draws so many for each architecture.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ LAST = "index:-1"
 # Never -1: x - x leaves rounding noise alone, which the next norm blows up to full size.
 ALPHAS = (0.5, -0.7)
 SHORT = Sampling(0.0, 6)
-DEEP = int(os.environ.get("CONDITIONS", "0"))
+DEEP = int(os.environ.get("CONDITIONS", "100"))
 
 layers = st.sets(st.integers(0, LAYERS - 1), min_size=1, max_size=LAYERS).map(lambda s: tuple(sorted(s)))
 roles = st.sampled_from(["donor", "other", "self"])
@@ -154,10 +154,9 @@ def edge_writes(draw, name: str) -> Write:
 
 
 @st.composite
-def kv_writes(draw, name: str, order: int) -> Write:
+def kv_writes(draw, name: str, info, order: int) -> Write:
     align = draw(st.sampled_from(["right", "left", "right", "left", "whole", "concat"]))
     rope = draw(st.sampled_from(["rerotate", "keep"]))
-    under = None
     op = (
         "replace"
         if align in ("whole", "concat")
@@ -165,6 +164,8 @@ def kv_writes(draw, name: str, order: int) -> Write:
     )
     value = Value("none")
     if op in ("replace", "add"):
+        inner = site_writes("inner", info, 0, ("prefill",), nested=False)
+        under = Under((draw(inner),)) if draw(st.booleans()) else None
         value = Value("source", draw(roles), under=under)
     if align in ("whole", "concat"):
         every = tuple(range(LAYERS))
@@ -200,9 +201,9 @@ def conditions(draw, info, *, again: bool) -> tuple[Write, ...]:
                              value=Value("none"), hold=None, alpha=0.5, unit="direction_norm"))  # fmt: skip
     cache = not again and draw(st.booleans())
     if cache:
-        found.append(draw(kv_writes("kv", 0)))
+        found.append(draw(kv_writes("kv", info, 0)))
         if found[-1].has_old and draw(st.booleans()):
-            more = draw(kv_writes("kv2", 1))
+            more = draw(kv_writes("kv2", info, 1))
             found += [more] if more.has_old else []
     moved = bool(found) and not all(w.has_old for w in found if w.site == "kv_cache")
     if not moved and draw(st.booleans()):
@@ -248,7 +249,8 @@ def agree(info, model, row: Row, found) -> None:
         return
     expected = plain.run(model, row, eos)
     if list(found.output_ids) != expected.tokens:
-        assert found.min_margin < NEAR_TIE, (row, found.output_ids, expected.tokens)
+        margin = min(found.min_margin, expected.margin)
+        assert margin < NEAR_TIE, (row, found.output_ids, expected.tokens)
         return
     for write in row.writes:
         receipt, count = found.receipts[write.name], expected.counts[write.name]
@@ -314,8 +316,7 @@ def test_random_conditions_over_random_pairs(pair, data):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(DEEP == 0, reason="CONDITIONS says how many examples of each family are drawn")
-@settings(max_examples=max(DEEP, 1), deadline=None, suppress_health_check=quiet, database=None)
+@settings(max_examples=DEEP, deadline=None, suppress_health_check=quiet, database=None)
 @given(data=st.data())
 def test_very_many_random_conditions(pair, data):
     check(pair, data)

@@ -10,7 +10,7 @@ import pytest
 
 from backends import sae
 from runner.config.errors import ConfigurationError
-from tests.configuring import body, design
+from tests.configuring import body, design, faults
 from tests.writing import refused, resolved, wrong
 
 
@@ -184,3 +184,24 @@ def test_a_configuration_error_has_one_problem_for_each_mistake(tmp_path: Path) 
             ),
         )
     assert len(caught.value.problems) == 2
+
+
+def test_what_is_wrong_in_every_cell_of_a_grid_is_told_once(tmp_path: Path) -> None:
+    grid = "grid: {w.layers: [1, 2, 99], w.during: [prefill, both]}"
+    said = faults(
+        "+experiment=mine",
+        folder=body(f"c: {{w: {{site: v_proj, op: zero, heads: q9}}, {grid}}}", tmp_path),
+    ).splitlines()
+    assert [line for line in said if "heads" in line] == [
+        f"{tmp_path}/experiment/mine.yaml: conditions.c.w.heads: expected key-value heads kv0 to kv1 "
+        "(v_proj of organism has 2), got 'q9'"
+    ]
+    beyond = [line for line in said if "got 99" in line]  # in two cells of six: each is named
+    assert len(beyond) == 2 and all("conditions.c[w.layers=99,w.during=" in line for line in beyond)
+
+
+def test_removing_what_is_not_there_is_not_answered_with_how_to_add_it(tmp_path: Path) -> None:
+    folder = body("steer: {w: {site: v_proj, layers: 2, op: zero}}", tmp_path)
+    said = faults("+experiment=mine", "~conditions.ster", folder=folder)
+    assert "unknown key 'ster' of conditions; did you mean 'steer'?" in said and "added" not in said
+    assert "a new key is added with" in faults("+experiment=mine", "conditions.ster=1", folder=folder)

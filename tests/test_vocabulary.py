@@ -12,6 +12,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from backends.contract import BackendError, Start
+from backends.measures import Probe, ScoreRow
 from backends.positions import Positions
 from backends.rows import Row, Sampling
 from backends.torch.backend import TorchBackend
@@ -447,6 +448,16 @@ def test_a_row_that_has_ended_measures_nothing_more(backend, recompute):
     assert backend.decode(rows)[0].receipts["cut"].logit_change is None
     assert backend.decode(rows[:1])[0].receipts["cut"].logit_change is None
     assert backend.decode(rows)[1].receipts["cut"].logit_change > 1e-4
+
+
+def test_a_score_without_a_cache_measures_cut_edges_too(backend):
+    probe = Probe("top_k", "top", top=3)
+    other = one("resid_pre", "scale", Value("none"), (0,), alpha=0.5)
+    for row in rows_like((edge("last:2", "first:3"), other), 3):
+        anew, cached = backend.score([ScoreRow(replace(row, recompute=True)), ScoreRow(row)], [probe])
+        decoded = backend.decode([row])[0].receipts["cut"].logit_change
+        for found in (anew, cached):
+            assert found.receipts["cut"].logit_change == pytest.approx(decoded, rel=1e-3)
 
 
 def new_tokens_see(backend, row: Row) -> list[np.ndarray]:

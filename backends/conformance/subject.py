@@ -17,6 +17,7 @@ from backends.positions import Positions
 from backends.rows import Decoded, Row, Sampling
 from backends.writes import (
     LAYERLESS,
+    MODULE_SITES,
     SELF,
     Constant,
     Features,
@@ -34,22 +35,6 @@ from backends.writes import (
 Suite = Literal["short", "full"]
 # Sites whose tensor is the residual stream, in the order in which a block passes them.
 STREAM: tuple[Site, ...] = ("resid_pre", "resid_mid", "resid_post")
-# Sites that lie in a module of the model, in the order in which a forward passes them.
-IN_MODEL: tuple[Site, ...] = (
-    "embed",
-    "resid_pre",
-    "q_proj",
-    "k_proj",
-    "v_proj",
-    "head_z",
-    "attn_out",
-    "attn_out_normed",
-    "resid_mid",
-    "mlp_out",
-    "mlp_out_normed",
-    "resid_post",
-    "logits",
-)
 MIXTURES = ("mixtral", "qwen2_moe", "qwen3_moe", "olmoe")
 NONE = Value("none")
 RANDOM = Value("random")
@@ -215,7 +200,7 @@ class Subject:
 
     def sites(self) -> tuple[Site, ...]:
         """The sites within the model that its architecture has, in the order of a forward."""
-        return tuple(site for site in IN_MODEL if site in self.info.sites)
+        return tuple(site for site in MODULE_SITES if site in self.info.sites)
 
     def stream(self) -> tuple[Site, ...]:
         """Its sites that are the residual stream."""

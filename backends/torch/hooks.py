@@ -13,8 +13,9 @@ from torch import nn
 from torch.utils.hooks import RemovableHandle
 
 from backends.torch.loading import Loaded
-from backends.torch.sites import MODULE_SITES, Columns, find
+from backends.torch.sites import Columns, find
 from backends.torch.touches import Touch
+from backends.writes import MODULE_SITES
 
 Spot = tuple[str, int]  # (site, layer)
 Tap = Callable[[torch.Tensor], None]

@@ -14,25 +14,9 @@ import torch
 from torch import nn
 
 from backends.contract import BackendError, ModelSource
-from backends.writes import SITES, Site
+from backends.writes import MODULE_SITES, SITES, Site
 
 Side = Literal["input", "output"]
-# The sites that a module itself takes or gives, in the order in which a forward comes to them.
-MODULE_SITES: tuple[Site, ...] = (
-    "embed",
-    "resid_pre",
-    "q_proj",
-    "k_proj",
-    "v_proj",
-    "head_z",
-    "attn_out",
-    "attn_out_normed",
-    "resid_mid",
-    "mlp_out",
-    "mlp_out_normed",
-    "resid_post",
-    "logits",
-)
 
 
 class Shape(Protocol):

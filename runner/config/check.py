@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +65,7 @@ def check(composed: Composed) -> Spec:
             report.inconsistent(found)
         _banks(spec, composed, report)
     if report.problems:
-        raise ConfigurationError(report.problems)
+        raise ConfigurationError(report.told_once())
     assert spec is not None
     return spec
 
@@ -112,6 +113,7 @@ class _Report:
         self._keys = {problem.key for problem in self.problems}  # as the configuration calls them
         self.read_from: Mapping[str, tuple[Path, str]] = {}  # keys of the model that another file gave
         self.places: dict[Key, Key] = {}  # entries that grids were expanded in -> as they were written
+        self.cells: dict[str, list[str]] = {}  # grid -> its cells, by their keys
 
     def add(self, key: Key, message: str) -> None:
         key = (*self.places.get(key[:3], key[:3]), *key[3:])
@@ -122,6 +124,21 @@ class _Report:
             return
         written = tuple(str(part).partition("[")[0] if isinstance(part, str) else part for part in key)
         self.problems.append(Problem(self._composed.origin(written), ".".join(map(str, key)), message))
+
+    def told_once(self) -> list[Problem]:
+        """The problems, one that all cells of a grid have by the grid's own key alone."""
+        told, renamed = set(self.problems), dict[Problem, Problem]()
+        for grid, cells in self.cells.items():
+            for problem in self.problems:
+                if not problem.key.startswith(f"{cells[0]}."):
+                    continue
+                rest = problem.key.removeprefix(cells[0])
+                same = [replace(problem, key=f"{cell}{rest}") for cell in cells]
+                if told.issuperset(same):
+                    told.difference_update(same)
+                    told.add(problem)
+                    renamed[problem] = replace(problem, key=f"{grid}{rest}")
+        return [renamed.get(problem, problem) for problem in self.problems if problem in told]
 
     def inconsistent(self, found: Inconsistency) -> None:
         rests_on = [".".join(map(str, key)) for key in (found.key, *found.rests_on)]
@@ -172,6 +189,9 @@ def _split(holder: dict[str, Any], prefix: Key, mapping: dict[str, Any], report:
     for fault in bodies.faults:
         report.add((*prefix, *fault.key), fault.message)
     holder["conditions"] = bodies.conditions
+    for name, cells in bodies.grids.items():
+        keys = [".".join((*map(str, prefix), cell.name)) for cell in cells]
+        report.cells[".".join((*map(str, prefix), name))] = keys
     if isinstance(mapping.get("contrasts"), dict):
         _expand(mapping["contrasts"], bodies.grids, report)
 

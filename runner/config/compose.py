@@ -296,7 +296,7 @@ def _wrong_keys(parsed: Sequence[Override], folders: Sequence[Path]) -> list[Pro
         if not exists and override.type in (OverrideType.CHANGE, OverrideType.DEL):
             inside = f" of {'.'.join(parents[:depth])}" if depth else ""
             hint = suggestion(last, known)
-            if where.startswith(FREE):
+            if where.startswith(FREE) and override.type is OverrideType.CHANGE:
                 hint += f"; a new key is added with '+{where}='"
             elif not hint:
                 hint = _elsewhere(mapping, where)

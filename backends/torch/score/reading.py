@@ -10,8 +10,9 @@ import torch
 from backends.contract import BackendError, Start
 from backends.rowplan import RowPlan
 from backends.rows import Receipt
-from backends.torch.begin import begin, prefill_key
+from backends.torch.begin import begin, moved, prefill_key
 from backends.torch.capture import armed_for, run_prompts
+from backends.torch.edges import first_cuts
 from backends.torch.edits import Recorded, Tallies
 from backends.torch.hooks import Board, Spot, Tap
 from backends.torch.loading import Loaded
@@ -147,6 +148,11 @@ def _anew(
     run = run_prompts(loaded, board, sources, plans, sorted(spots), None, tallies)
     rows = [plan.row for plan in plans]
     change = torch.full((len(plans),), torch.nan, device=loaded.device)
+    cut = first_cuts(plans, loaded.device) == 0
+    if bool(cut.any()):
+        bare = [replace(p, writes=tuple(item for item in p.writes if item.keys is None)) for p in plans]
+        old = run_prompts(loaded, board, sources, bare, []).logits[:, -1]
+        change = torch.where(cut, moved(run.logits[:, -1], old), change)
     lengths = torch.tensor([len(row.ids) for row in rows], device=loaded.device)
     progress = Progress.of(rows, (), loaded.device)
     return Reading(
