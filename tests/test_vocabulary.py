@@ -617,3 +617,14 @@ def test_drawn_values_have_the_properties_that_they_are_drawn_for(pair, site, ki
             assert len(set(nearest)) == 4 or site == "embed"  # whose tokens may repeat
             np.testing.assert_allclose(found, pool[nearest], atol=1e-5)
     assert any(others)  # four rows have few orders: two draws may agree
+
+
+def test_a_row_in_lockstep_has_its_donors_near_ties_too(pair):
+    backend, _ = pair
+    write = one(
+        "v_proj", "replace", Value("source", "donor"), positions=LAST, during="decode", hold="lockstep"
+    )
+    for row in rows_like((write,), 4):
+        donor = Row(row.sources["donor"], GREEDY, stream=row.stream)
+        alone, together = backend.decode([donor])[0], backend.decode([row])[0]
+        assert together.min_margin <= alone.min_margin

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -27,7 +28,7 @@ from backends.rowplan import RowPlan, plan_row, refuse_blind_queries
 from backends.rows import Decoded, Row
 from backends.torch import weights
 from backends.torch.capture import capture_prompts, ensure_sources, reduced
-from backends.torch.edits import RecordingKey
+from backends.torch.edits import Recorded, Recording, RecordingKey, recording_key
 from backends.torch.effects import check_vector
 from backends.torch.features import check_features
 from backends.torch.generate import generate
@@ -42,8 +43,6 @@ from backends.torch.score.bench import Bench
 from backends.torch.score.measure import score
 from backends.torch.sources import Sources
 from backends.writes import Site, Write
-
-Recording = dict[RecordingKey, dict[Spot, torch.Tensor]]
 
 
 @contextmanager
@@ -202,7 +201,10 @@ class TorchBackend:
             places = (self._loaded, self._board, self._sources, batch, recorded)
             outcome = generate(*places, start=start) if chosen is cached else regenerate(*places)
             found = receipts(self._loaded, batch, outcome)
-            yield from zip(chosen, decoded(batch, outcome, found), strict=True)
+            for index, result in zip(chosen, decoded(batch, outcome, found), strict=True):
+                keys = [recording_key(plans[index], item) for item in plans[index].writes]
+                margins = [recorded[key].margin for key in keys if key is not None]
+                yield index, replace(result, min_margin=min([result.min_margin, *margins]))
 
     def _chunk_tokens(self) -> int:
         return max(1, self._budget // 4 // (self.footprint.bytes_per_token + 4 * self.info.width))
@@ -224,7 +226,7 @@ class TorchBackend:
                     raise PositionError(f"the prompt that '{item.write.name}' draws from: {error}") from error
         return plan
 
-    def _prepare(self, plans: Sequence[RowPlan]) -> Recording:
+    def _prepare(self, plans: Sequence[RowPlan]) -> Recorded:
         """Capture and generate what these rows draw from. What is generated comes first: it draws from
         captures of its own, which may take the place of others."""
         recorded = self._record(plans)
@@ -234,14 +236,15 @@ class TorchBackend:
     def _capture_sources(self, plans: Sequence[RowPlan]) -> None:
         ensure_sources(self._loaded, self._board, self._sources, plans, self._chunk_tokens())
 
-    def _record(self, plans: Sequence[RowPlan]) -> Recording:
+    def _record(self, plans: Sequence[RowPlan]) -> Recorded:
         """For `hold: lockstep`: generate from each donor with the row's own stream and sampling, and keep the
         activations of the donor's t-th new token. A donor whose first token ends its text has none."""
         wanted: dict[RecordingKey, set[Spot]] = {}
         for plan in plans:
             for item in plan.writes:
-                if item.write.hold == "lockstep" and item.source is not None:
-                    spots = wanted.setdefault((item.source, plan.row.stream, plan.row.sampling), set())
+                key = recording_key(plan, item)
+                if key is not None:
+                    spots = wanted.setdefault(key, set())
                     spots.update(item.spot(layer) for layer in item.write.layers)
         if not wanted:
             return {}
@@ -250,7 +253,11 @@ class TorchBackend:
         within = self._prepare(batch)
         outcome = generate(self._loaded, self._board, self._sources, batch, within, recorder)
         kept = outcome.progress.forwards.tolist()
+        margins = outcome.progress.margin.tolist()
         return {
-            key: {spot: recorder.rows(spot, index, kept[index], self._loaded) for spot in spots}
+            key: Recording(
+                {spot: recorder.rows(spot, index, kept[index], self._loaded) for spot in spots},
+                margins[index],
+            )
             for index, (key, spots) in enumerate(wanted.items())
         }

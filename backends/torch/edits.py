@@ -21,9 +21,26 @@ from backends.writes import Write
 
 Phase = Literal["prefill", "decode"]
 Tallies = dict[tuple[Phase, Write], Tally]
-# What a donor's own generation recorded: (its run, stream, sampling) -> site and layer -> [tokens, width].
-RecordingKey = tuple[SourceRun, int, Sampling]
-Recorded = Mapping[RecordingKey, Mapping[Spot, torch.Tensor]]
+RecordingKey = tuple[SourceRun, int, Sampling]  # a donor's run, and the stream and sampling of the row
+
+
+@dataclass(frozen=True)
+class Recording:
+    """A donor's own generation. sites: site and layer -> [tokens, width]; margin: the smallest between its
+    best two candidates, at whose near-ties a row in lockstep may differ too."""
+
+    sites: Mapping[Spot, torch.Tensor]
+    margin: float
+
+
+Recorded = Mapping[RecordingKey, Recording]
+
+
+def recording_key(plan: RowPlan, item: WritePlan) -> RecordingKey | None:
+    """The generation that a write of a row is in lockstep with; None for every other write."""
+    if item.write.hold != "lockstep" or item.source is None:
+        return None
+    return item.source, plan.row.stream, plan.row.sampling
 
 
 @dataclass(frozen=True)
@@ -307,9 +324,9 @@ def _table(
     taken: list[tuple[object, np.ndarray]] = []
     for _, plan, item in group:
         assert item.source is not None and item.window is not None
-        if write.hold == "lockstep":
-            key: object = (item.source, plan.row.stream, plan.row.sampling)
-            held[key] = recorded[(item.source, plan.row.stream, plan.row.sampling)][item.spot(layer)]
+        key: object = recording_key(plan, item)
+        if isinstance(key, tuple):
+            held[key] = recorded[key].sites[item.spot(layer)]
             taken.append((key, np.arange(len(held[key]))))
         else:
             held[item.source] = sources.get(item.source).sites[item.spot(layer)]
