@@ -16,7 +16,7 @@ from analyses.pairs import Paired, declared_pairs, pair
 from analyses.power import detectable
 from analyses.statistics import Equivalence, TTest, cohens_d, holm, paired_t, tost, unpaired_t
 from analyses.tables import ok_rows, value_columns
-from analyses.wording import count, figure, p_value, plural
+from analyses.wording import count, figure, p_value, plural, together
 
 ALPHA = 0.05
 POWER = 0.8
@@ -247,20 +247,23 @@ def _sentence(
         return f"{names} differ by {figure(test.mean)} in {primary}, untested: {each.note}."
     if each.equivalence is not None:
         return _equivalence_sentence(each.equivalence, test, names, primary, p_holm)
-    interval = f"95% CI {figure(test.ci_low)} to {figure(test.ci_high)}"
+    mean, low, high = together(test.mean, test.ci_low, test.ci_high)
+    interval = f"95% CI {low} to {high}"
     figures = f"{interval}, {p_value(p_holm)} after Holm; {_counts(test)}"
     baseline = manifest.get("contrasts", {}).get("baseline", "baseline")
     against = "" if each.against == baseline else f" against {each.against}"
     if p_holm is not None and p_holm < ALPHA:
         verb = "raises" if test.mean > 0 else "lowers"
-        return f"{each.condition} {verb} {primary} by {figure(abs(test.mean))}{against} ({figures})."
-    power = f" A true difference of {figure(found)} would have been found with 80% power." if found else ""
+        return f"{each.condition} {verb} {primary} by {mean.removeprefix('-')}{against} ({figures})."
+    power = (
+        f" A true difference of {together(found)[0]} would have been found with 80% power." if found else ""
+    )
     excludes = test.p < ALPHA
     apart = (
         " The interval leaves 0 out, but it is not corrected for the other comparisons." if excludes else ""
     )
     return (
-        f"No difference in {primary} shown between {names}: {figure(test.mean)} ({figures}).{apart}{power} "
+        f"No difference in {primary} shown between {names}: {mean} ({figures}).{apart}{power} "
         "This does not show that they are equal."
     )
 
@@ -268,9 +271,10 @@ def _sentence(
 def _equivalence_sentence(
     equivalence: Equivalence, test: ClusteredMean, names: str, primary: str, p_holm: float | None
 ) -> str:
-    interval = f"90% CI {figure(equivalence.ci_low)} to {figure(equivalence.ci_high)}"
+    mean, low, high = together(test.mean, equivalence.ci_low, equivalence.ci_high)
+    interval = f"90% CI {low} to {high}"
     corrected = f"TOST {p_value(p_holm)} after Holm"
-    figures = f"difference {figure(test.mean)}, {interval}, {corrected}; {_counts(test)}"
+    figures = f"difference {mean}, {interval}, {corrected}; {_counts(test)}"
     margin = f"a margin of {equivalence.margin:g}"
     if p_holm is not None and p_holm < ALPHA:
         return f"{names} are equal in {primary} within {margin} ({figures})."

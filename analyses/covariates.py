@@ -11,7 +11,7 @@ import pandas as pd
 from analyses.clusters import ClusteredMean, Floats, clustered_mean
 from analyses.pairs import KEY, Paired
 from analyses.tables import ok_rows
-from analyses.wording import count, figure, p_value, plural
+from analyses.wording import count, figure, p_value, plural, together
 
 ALPHA = 0.05
 
@@ -125,10 +125,9 @@ def adjusted_sentence(
     told = f"Adjusted for {names} ({condition} minus {against}: {gap} on average)"
     if each.test.p is None:
         return f"{told}, the difference in {readout} is {figure(each.test.mean)}, untested: {each.note}."
-    interval = (
-        f"95% CI {figure(each.test.ci_low)} to {figure(each.test.ci_high)}, {p_value(p_holm)} after Holm"
-    )
+    mean, low, high = together(each.test.mean, each.test.ci_low, each.test.ci_high)
+    interval = f"95% CI {low} to {high}, {p_value(p_holm)} after Holm"
     shown = p_holm is not None and p_holm < ALPHA
     tail = "" if shown else "; no difference shown"
     note = f" (Note: {each.note}.)" if each.note else ""
-    return f"{told}, the difference in {readout} is {figure(each.test.mean)} ({interval}){tail}.{note}"
+    return f"{told}, the difference in {readout} is {mean} ({interval}){tail}.{note}"

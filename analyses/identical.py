@@ -14,13 +14,14 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from analyses.gate import Gate
-from analyses.measured import probe_columns
-from analyses.receipts import full_precision
+from analyses.measured import kind_of_column, probe_columns
+from analyses.receipts import Receipt, full_precision, inert_limit, receipts
 from analyses.tables import conditions_of
-from analyses.wording import count, listed, plural, share
+from analyses.wording import count, listed, plural, share, small
 
 SHARE = 0.99
 FEWEST = 3
+ENOUGH = 1000  # tokens of a condition that a write would hardly all leave as they were
 # Numbers that differ by less than this share of their size are equal but for rounding.
 SAME_FULL, SAME_LOW = 1e-5, 1e-2
 _KEY = ["stage", "item", "repeat"]
@@ -31,8 +32,9 @@ def identical_gates(trials: pd.DataFrame, manifest: Mapping[str, Any]) -> list[G
     they share, under the first of them that nothing explains.
 
     Expected where each differs from the group's first by nothing but writes that are declared no-ops or
-    inert, or is `same_as` one that is so explained. Two conditions that agree through a third are in one
-    group.
+    inert, or is `same_as` one that is so explained. A warning where the texts are too few or too short to
+    tell: fewer than 1000 tokens, although the receipts say of each member that its own writes changed
+    something that only the texts can show. Two conditions that agree through a third are in one group.
     """
     outcomes = Outcomes.of(trials, manifest)
     names = outcomes.conditions
@@ -41,7 +43,9 @@ def identical_gates(trials: pd.DataFrame, manifest: Mapping[str, Any]) -> list[G
         for j in range(len(names))
         for i in range(j)
     }
-    return [_gate(group, agreement, outcomes.what, manifest) for group in _groups(names, agreement)]
+    groups = _groups(names, agreement)
+    found = receipts(trials, manifest) if groups else []
+    return [_gate(group, agreement, outcomes, found, manifest) for group in groups]
 
 
 @dataclass(frozen=True)
@@ -49,16 +53,20 @@ class Outcomes:
     """What came of each trial, comparable across conditions: the new tokens, where the run generates a text,
     and every column of its probes. Where there is neither, the primary readout stands in.
 
-    tokens: [trials, conditions], equal numbers for equal texts and -1 for none; None without texts. values:
-    [conditions, trials, numbers], lists flattened, NaN where nothing is; tolerance: [numbers].
+    tokens: [trials, conditions], equal numbers for equal texts and -1 for none; None without texts. lengths:
+    of these texts, in tokens. values: [conditions, trials, numbers], lists flattened, NaN where nothing is;
+    tolerance: [numbers]. fine: whether a probe gives numbers that move with any change that it sees, as
+    ranks do not.
     """
 
     conditions: tuple[str, ...]
     what: str
     tokens: NDArray[np.int64] | None
+    lengths: NDArray[np.int64]
     values: NDArray[np.float64]
     tolerance: NDArray[np.float64]
     relative: float
+    fine: bool
 
     @staticmethod
     def of(trials: pd.DataFrame, manifest: Mapping[str, Any]) -> Outcomes:
@@ -68,7 +76,7 @@ class Outcomes:
         items = pd.MultiIndex.from_frame(rows[_KEY].drop_duplicates())
         place = items.get_indexer(pd.MultiIndex.from_frame(rows[_KEY]))
         column = pd.Index(names).get_indexer(pd.Index(rows["condition"]))
-        tokens = _tokens(rows, (len(items), len(names)), place, column)
+        tokens, lengths = _tokens(rows, (len(items), len(names)), place, column)
         probes = {name: found for name, found in probe_columns(rows, manifest).items() if found}
         what = [] if tokens is None else ["output tokens"]
         if probes:
@@ -82,7 +90,9 @@ class Outcomes:
         values = np.full((len(names), len(items), table.shape[1]), np.nan)
         values[column, place] = table
         relative = SAME_FULL if full_precision(manifest) else SAME_LOW
-        return Outcomes(tuple(names), listed(what), tokens, values, _scale(table) * relative, relative)
+        fine = any(kind_of_column(each, manifest) != "rank" for found in probes.values() for each in found)
+        tolerance = _scale(table) * relative
+        return Outcomes(tuple(names), listed(what), tokens, lengths, values, tolerance, relative, fine)
 
     def agreement(self, first: str, second: str) -> tuple[int, int]:
         """Trials that both conditions have, and those of them in which everything is equal: tokens exactly,
@@ -104,15 +114,16 @@ class Outcomes:
 
 def _tokens(
     rows: pd.DataFrame, shape: tuple[int, int], place: NDArray[Any], column: NDArray[Any]
-) -> NDArray[np.int64] | None:
+) -> tuple[NDArray[np.int64] | None, NDArray[np.int64]]:
+    found, lengths = np.full(shape, -1, dtype=np.int64), np.zeros(shape, dtype=np.int64)
     if "output_ids" not in rows.columns:
-        return None
+        return None, lengths
     texts = pd.Series([output_of(value) for value in rows["output_ids"]], dtype=object)
     if texts.isna().all():
-        return None
-    found = np.full(shape, -1, dtype=np.int64)
+        return None, lengths
     found[place, column] = pd.factorize(texts)[0]
-    return found
+    lengths[place, column] = [0 if text is None else len(text) for text in texts]
+    return found, lengths
 
 
 def _numbers(column: pd.Series) -> NDArray[np.float64]:
@@ -158,30 +169,86 @@ def output_of(value: Any) -> tuple[int, ...] | None:
 def _gate(
     group: Sequence[str],
     agreement: Mapping[tuple[str, str], tuple[int, int]],
-    what: str,
+    outcomes: Outcomes,
+    found: Sequence[Receipt],
     manifest: Mapping[str, Any],
 ) -> Gate:
     """The gate of one group, with the figures of the two of its members that agree least."""
     figures = [agreement[pair] for pair in combinations(group, 2) if agreement[pair][0] >= FEWEST]
-    shared, equal = min(figures, key=lambda found: (found[1] / found[0], found[0]))
-    most = max(found[0] for found in figures)
+    shared, equal = min(figures, key=lambda pair: (pair[1] / pair[0], pair[0]))
+    most = max(pair[0] for pair in figures)
     if equal == shared < most:
         often = f"every shared trial ({count(shared)} to {count(most)} of any two)"
     else:
         least = "at least " if len(set(figures)) > 1 else ""
         often = f"{least}{count(equal)} of {plural(shared, 'shared trial')} ({share(equal, shared)})"
-    fact = f"{listed(group)} gave the same {what} in {often}"
+    fact = f"{listed(group)} gave the same {outcomes.what} in {often}"
     explained = _explained(group, manifest.get("conditions", {}))
     left = [name for name in group[1:] if name not in explained]
     if not left:
         reasons = " and ".join(dict.fromkeys(explained[name] for name in group[1:]))
         return Gate(group[1], "identical", "expected", f"{fact}, as expected: {reasons}.")
+    acting = _acting_unseen(group[0], left, outcomes, found, manifest)
+    if acting:
+        longest = int(outcomes.lengths[:, [outcomes.conditions.index(name) for name in group]].max())
+        others = "" if len(left) == 1 else ", and so did the writes of the others"
+        return Gate(
+            left[0],
+            "identical",
+            "warn",
+            f"{fact}, of {plural(longest, 'token')} at most, although {_changed(acting)}{others}: too few or "
+            "too short to tell them apart.",
+        )
     if len(group) == 2:
         so = "a comparison of the two cannot show anything, whatever is true"
     else:
         so = "comparisons among them cannot show anything, whatever is true"
     but = f" (expected of {listed(list(explained))})" if explained else ""
     return Gate(left[0], "identical", "fail", f"{fact}: {so}{but}.")
+
+
+def _acting_unseen(
+    first: str,
+    left: Sequence[str],
+    outcomes: Outcomes,
+    found: Sequence[Receipt],
+    manifest: Mapping[str, Any],
+) -> Receipt | None:
+    """The write of the first of `left` that changed something which few or short texts may not show; None
+    where the texts are enough, or where not each of `left` differs from `first` by such a write."""
+    if outcomes.tokens is None or outcomes.lengths[:, outcomes.conditions.index(first)].sum() >= ENOUGH:
+        return None
+    limit = inert_limit(manifest)
+
+    def acts(receipt: Receipt) -> bool:
+        # What acts in prefill is seen by every probe of the prompt's forwards.
+        unseen = receipt.live("decode") > 0 or (receipt.live("prefill") > 0 and not outcomes.fine)
+        return unseen and receipt.change is not None and receipt.change > limit
+
+    told = []
+    for name in left:
+        own = [
+            receipt
+            for one, other in ((name, first), (first, name))
+            for receipt in found
+            if receipt.condition == one and acts(receipt) and not _has(other, receipt.spec, manifest)
+        ]
+        if not own:
+            return None
+        told.append(own[0])
+    return told[0]
+
+
+def _has(condition: str, spec: Mapping[str, Any], manifest: Mapping[str, Any]) -> bool:
+    """Whether a condition has the same write, whatever it is called."""
+    return set(_acting({"writes": {"w": spec}})) <= set(
+        _acting(manifest.get("conditions", {}).get(condition, {}))
+    )
+
+
+def _changed(receipt: Receipt) -> str:
+    of = "" if receipt.spec.get("has_old", True) else " of the first logits"
+    return f"{receipt.name} changed what it acts on (relative change{of} {small(receipt.change)})"
 
 
 def _explained(group: Sequence[str], declared: Mapping[str, Any]) -> dict[str, str]:

@@ -7,7 +7,7 @@ from typing import Any
 
 from analyses.published import ONE_TEXT
 from analyses.tables import SCORES
-from analyses.wording import count, figure, p_value, plural, small
+from analyses.wording import bare_p, count, figure, in_column, p_value, plural, small, together
 
 
 def to_markdown(summary: Mapping[str, Any]) -> str:
@@ -92,25 +92,27 @@ def _results(summary: Mapping[str, Any]) -> list[str]:
         *apart,
     ]
     rows = []
-    for name, condition in summary["conditions"].items():
+    beside = {name: in_column(means(summary, name)) for name in apart}
+    for place, (name, condition) in enumerate(summary["conditions"].items()):
         found = condition["readouts"].get(primary, {})
+        told = together(*(found.get(key) for key in ("mean", "sd", "median", "minimum", "maximum")))
         rows.append(
             [
                 f"`{name}`",
                 count(condition["n"]),
-                *(figure(found.get(key)) for key in ("mean", "sd", "median")),
-                f"{figure(found.get('minimum'))} to {figure(found.get('maximum'))}",
+                *told[:3],
+                f"{told[3]} to {told[4]}",
                 *(percent(found.get(key)) for key in shares),
-                *(figure(condition["readouts"].get(c, {}).get("mean")) for c in apart),
+                *(beside[each][place] for each in apart),
             ]
         )
-    told = (
+    shown = (
         ", and the shares of at least 8 (strong), at least 5 (moderate, the strong ones included) and 0 "
         "(none)"
     )
     about = (
-        f"{primary}: mean, sd (ddof 1), median, range{told if shares else ''}. The other readouts are means, "
-        "exploratory. Readouts that are lists are in `trials.parquet`."
+        f"{primary}: mean, sd (ddof 1), median, range{shown if shares else ''}. The other readouts are "
+        "means, exploratory. Readouts that are lists are in `trials.parquet`."
     )
     notes = [
         f"- `{name}`, {column}: {found['note']}."
@@ -127,6 +129,11 @@ def others(summary: Mapping[str, Any]) -> list[str]:
     return [column for column in found if column != summary["primary"]]
 
 
+def means(summary: Mapping[str, Any], readout: str) -> list[float | None]:
+    """The mean of a readout in each condition, None where it has none."""
+    return [each["readouts"].get(readout, {}).get("mean") for each in summary["conditions"].values()]
+
+
 def _contrasts(summary: Mapping[str, Any]) -> list[str]:
     if not summary["contrasts"]:
         return ["None was declared."]
@@ -134,16 +141,16 @@ def _contrasts(summary: Mapping[str, Any]) -> list[str]:
     rows = []
     for each in summary["contrasts"]:
         tost = each["equivalence"]
-        low, high = figure(each["ci_low"]), figure(each["ci_high"])
+        difference, low, high = together(each["difference"], each["ci_low"], each["ci_high"])
         rows.append(
             [
                 f"`{each['condition']}` - `{each['against']}`"
                 + (f", TOST {tost['margin']:g}" if tost else ""),
                 count(each["n"]) if each["n"] is not None else "0",
-                figure(each["difference"]),
+                difference,
                 "undefined" if each["ci_low"] is None else f"{low} to {high}",
-                _bare(tost["p"] if tost else each["p"]),
-                _bare(each["p_holm"]),
+                bare_p(tost["p"] if tost else each["p"]),
+                bare_p(each["p_holm"]),
                 figure(each["d_z_ddof1"]),
                 "undefined" if each["effective_n"] is None else count(each["effective_n"]),
                 "undefined" if each["df"] is None else str(each["df"]),
@@ -172,16 +179,16 @@ def _adjusted(contrasts: Sequence[Mapping[str, Any]]) -> list[str]:
             f"{name}: {figure(found['gaps'].get(name))}, {small(found['slopes'].get(name))}"
             for name in found["covariates"]
         ]
-        low, high = figure(found["ci_low"]), figure(found["ci_high"])
+        difference, low, high = together(found["difference"], found["ci_low"], found["ci_high"])
         rows.append(
             [
                 f"`{each['condition']}` - `{each['against']}`",
                 "; ".join(told),
                 figure(each["difference"]),
-                figure(found["difference"]),
+                difference,
                 "undefined" if found["ci_low"] is None else f"{low} to {high}",
-                _bare(found["p"]),
-                _bare(found["p_holm"]),
+                bare_p(found["p"]),
+                bare_p(found["p_holm"]),
             ]
         )
     about = (
@@ -202,10 +209,10 @@ def _adjusted(contrasts: Sequence[Mapping[str, Any]]) -> list[str]:
 def _trends(summary: Mapping[str, Any]) -> list[str]:
     lines = []
     for each in summary["trends"]:
-        means = [figure(mean) for mean in each["means"]] or ["undefined"] * len(each["doses"])
+        told = in_column(each["means"]) or ["undefined"] * len(each["doses"])
         rows = [
             [f"`{name}`", f"{dose:g}", mean]
-            for name, dose, mean in zip(each["conditions"], each["doses"], means, strict=True)
+            for name, dose, mean in zip(each["conditions"], each["doses"], told, strict=True)
         ]
         lines += [
             f"- {each['sentence']}",
@@ -240,7 +247,8 @@ def repeat_cell(row: Mapping[str, Any]) -> str:
     """The difference of one repeat with its interval: "2.95 (2.41 to 3.49)"."""
     if row["ci_low"] is None:
         return figure(row["difference"])
-    return f"{figure(row['difference'])} ({figure(row['ci_low'])} to {figure(row['ci_high'])})"
+    difference, low, high = together(row["difference"], row["ci_low"], row["ci_high"])
+    return f"{difference} ({low} to {high})"
 
 
 def _receipts(summary: Mapping[str, Any]) -> list[str]:
@@ -350,10 +358,6 @@ def with_note(contrast: Mapping[str, Any]) -> str:
 def percent(value: float | None) -> str:
     """A share as a whole percentage; a dash where it does not apply."""
     return "-" if value is None else f"{100 * value:.0f}%"
-
-
-def _bare(p: float | None) -> str:
-    return p_value(p).removeprefix("p ").removeprefix("= ")
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:

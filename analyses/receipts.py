@@ -13,6 +13,7 @@ import pandas as pd
 from analyses.tables import conditions_of, ok_rows
 
 PHASES = ("prefill", "decode")
+INERT_FULL, INERT_LOW = 1e-6, 1e-3  # relative changes that count as none, by the dtype of the run
 _FULL = ("float32", "float64")
 
 
@@ -80,6 +81,11 @@ def receipts(trials: pd.DataFrame, manifest: Mapping[str, Any]) -> list[Receipt]
 def full_precision(manifest: Mapping[str, Any]) -> bool:
     """Whether the run computed in float32 or better."""
     return manifest.get("dtype") in _FULL
+
+
+def inert_limit(manifest: Mapping[str, Any]) -> float:
+    """The relative change above which a write of this run has changed something."""
+    return INERT_FULL if full_precision(manifest) else INERT_LOW
 
 
 def _receipt(condition: str, write: str, spec: Mapping[str, Any], rows: pd.DataFrame, tokens: int) -> Receipt:

@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from analyses.pairs import declared_pairs, pair
-from analyses.wording import figure, plural
+from analyses.wording import plural, together
 
 
 @dataclass(frozen=True)
@@ -79,8 +79,9 @@ def _whole(first: str, second: str, primary: str, rows: tuple[Repeat, ...]) -> B
     else:
         up, down = sum(d > 0 for d in known), sum(d < 0 for d in known)
         signs = f"{up} of {len(rows)} above 0" if up >= down else f"{down} of {len(rows)} below 0"
+        low, high = together(min(known), max(known))
         told = (
-            f"{names} by repeat: from {figure(min(known))} to {figure(max(known))} in {primary}, {signs}; "
+            f"{names} by repeat: from {low} to {high} in {primary}, {signs}; "
             f"{excluding} of {plural(len(rows), '95% interval')} leave out 0, each repeat taken alone."
         )
     return ByRepeat(first, second, primary, rows, excluding, len(rows), told)

@@ -1,7 +1,8 @@
-"""How a summary looks in a terminal: two tables, then one sentence per contrast and per gate."""
+"""How a summary looks in a terminal: tables, then one sentence per contrast and per gate that needs one."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,8 +11,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from analyses.markdown import others, percent, repeat_cell, with_note
-from analyses.wording import count, figure, p_value
+from analyses.markdown import means, others, percent, repeat_cell, with_note
+from analyses.wording import bare_p, count, figure, in_column, plural, small, together
 
 WIDTH = 110
 _WIDE = 100
@@ -21,12 +22,15 @@ _SHORT = {"markers": "mark", "perplexity": "ppl"}
 _MOST_APART = 4  # columns of other readouts in one table
 _SHARES = (">=8", ">=5", "0")
 _VERDICTS = {"met": "green", "not met": "bold red", "undecided": "yellow"}
+_MOST_EXPECTED = 2  # gates that say what was announced, in full; more are counted
+_WIDEST_NAME = 34
 _STYLES = {"fail": "bold red", "warn": "yellow", "expected": "dim", "pass": "green"}
 
 
 def print_summary(console: Console, summary: Mapping[str, Any]) -> None:
-    """Print conditions, contrasts and gates of a summary; no line is wider than 110 columns or the
-    terminal."""
+    """Print conditions, contrasts, checks and gates of a summary; no line is wider than 110 columns or the
+    terminal. What is left to `summary.md`: the sentences of checks that are met, and of more than two
+    expected gates."""
     width = min(WIDTH, console.width)
     if summary["unfinished"]:
         name = summary["experiment"].get("name", "This run")
@@ -45,16 +49,63 @@ def print_summary(console: Console, summary: Mapping[str, Any]) -> None:
         console.print(Text(with_note(each)), width=width)
         if each.get("adjusted"):
             console.print(Text(each["adjusted"]["sentence"]), width=width)
-    for each in summary["checks"]:
-        line = Text(f"{each['verdict']}: ", style=_VERDICTS[each["verdict"]])
-        line.append(each["sentence"], style="")
-        console.print(line, width=width)
     for each in (*summary["trends"], *summary["repeats"]):
         console.print(Text(each["sentence"]), width=width)
-    for gate in summary["gates"]:
-        line = Text(f"{gate['verdict']}: ", style=_STYLES[gate["verdict"]])
-        line.append(gate["sentence"], style="")
-        console.print(line, width=width)
+    if summary["checks"]:
+        console.print(_checks(summary["checks"], wide=width >= WIDTH), width=width)
+    for each in summary["checks"]:
+        if each["verdict"] != "met":
+            console.print(_judged(each["verdict"], each["sentence"], _VERDICTS), width=width)
+    for verdict, sentence in _gates(summary["gates"]):
+        console.print(_judged(verdict, sentence, _STYLES), width=width)
+
+
+def _judged(verdict: str, sentence: str, styles: Mapping[str, str]) -> Text:
+    line = Text(f"{verdict}: ", style=styles[verdict])
+    return line.append(sentence, style="")
+
+
+def _gates(gates: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
+    """Verdict and sentence of every gate that calls for attention; of many that say what was announced, how
+    many they are."""
+    told = [(gate["verdict"], gate["sentence"]) for gate in gates]
+    kinds = Counter(gate["gate"] for gate in gates if gate["verdict"] == "expected")
+    if kinds.total() <= _MOST_EXPECTED:
+        return told
+    which = ", ".join(f"{count(number)} {name}" for name, number in kinds.items())
+    found = f"{plural(kinds.total(), 'finding')} that the experiment announces or implies ({which})"
+    rest = [each for each in told if each[0] != "expected"]
+    return [*rest, ("expected", f"{found}; summary.md has each.")]
+
+
+def _checks(checks: Sequence[Mapping[str, Any]], *, wide: bool) -> Table:
+    """One row per check. wide: also what is compared, which the sentences say."""
+    title = f"checks: {sum(each['verdict'] == 'met' for each in checks)} of {len(checks)} met"
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), title=title, title_justify="left")
+    table.add_column("check", overflow="fold", min_width=14, max_width=_WIDEST_NAME)
+    if wide:
+        table.add_column("of", overflow="fold")
+    for head in ("expected", "found", "p (Holm)", "verdict"):
+        table.add_column(head, justify="right" if head == "p (Holm)" else "left", no_wrap=True)
+    for each in checks:
+        table.add_row(
+            Text(each["name"]),
+            *((Text(each["sides"][0]),) if wide else ()),
+            each["expect"],
+            _found(each),
+            "-" if each["p_holm"] is None else bare_p(each["p_holm"]),
+            Text(each["verdict"], style=_VERDICTS[each["verdict"]]),
+        )
+    return table
+
+
+def _found(check: Mapping[str, Any]) -> str:
+    """The means of both sides, or in how many trials they differ."""
+    if not check["n"]:
+        return "nothing"
+    if check["share"] is None:
+        return f"{small(check['first'])} vs {small(check['second'])}"
+    return f"{count(round(check['share'] * check['n']))} of {count(check['n'])} differ"
 
 
 def _conditions(summary: Mapping[str, Any], beside: Sequence[str], *, main: bool) -> Table:
@@ -62,20 +113,24 @@ def _conditions(summary: Mapping[str, Any], beside: Sequence[str], *, main: bool
     primary = summary["primary"]
     title = f"{primary} by condition" if main else "other readouts, means"
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), title=title, title_justify="left")
-    table.add_column("condition", overflow="fold", min_width=14, max_width=34)
+    table.add_column("condition", overflow="fold", min_width=14, max_width=_WIDEST_NAME)
+    told = {}
+    for column in beside:
+        values = means(summary, column)
+        told[column] = list(zip(values, in_column(values), strict=True))
     shares = _SHARES if primary == "score" else ()
     heads = ["n", *((*_MAIN, *shares) if main else ()), *(_SHORT.get(column, column) for column in beside)]
     for head in heads:
         table.add_column(head, justify="right", no_wrap=True)
-    for name, condition in summary["conditions"].items():
-        readouts = condition["readouts"]
-        found = readouts.get(primary, {})
+    for place, (name, condition) in enumerate(summary["conditions"].items()):
+        found = condition["readouts"].get(primary, {})
         cells = [count(condition["n"])]
         if main:
-            cells += [_short(found.get(key)) for key in ("mean", "sd", "median")]
+            values = [found.get(key) for key in ("mean", "sd", "median", "minimum", "maximum")]
+            cells += map(_short, values[:3], together(*values))
             cells.append(_range(found.get("minimum"), found.get("maximum")))
             cells += [percent(found.get(key)) for key in ("strong", "moderate", "none")[: len(shares)]]
-        cells += [_short(readouts.get(column, {}).get("mean")) for column in beside]
+        cells += [_short(*told[column][place]) for column in beside]
         table.add_row(Text(_told(name, condition["label"])), *cells)
     return table
 
@@ -94,17 +149,18 @@ def _contrasts(summary: Mapping[str, Any]) -> Table:
         table.add_column(head, justify="right", no_wrap=True)
     for each in summary["contrasts"]:
         tost = each["equivalence"]
-        interval = "-" if each["ci_low"] is None else f"{figure(each['ci_low'])} to {figure(each['ci_high'])}"
+        difference, low, high = together(each["difference"], each["ci_low"], each["ci_high"])
+        interval = "-" if each["ci_low"] is None else f"{low} to {high}"
         table.add_row(
             Text(
                 f"{each['condition']} - {each['against']}"
                 + (f", same within {tost['margin']:g}" if tost else "")
             ),
             "0" if each["n"] is None else count(each["n"]),
-            _short(each["difference"]),
+            _short(each["difference"], difference),
             interval,
-            "-" if each["p_holm"] is None else p_value(each["p_holm"]).removeprefix("p ").removeprefix("= "),
-            _short(each["d_z_ddof1"]),
+            "-" if each["p_holm"] is None else bare_p(each["p_holm"]),
+            _short(each["d_z_ddof1"], figure(each["d_z_ddof1"])),
             "-" if each["effective_n"] is None else count(each["effective_n"]),
             "-" if each["df"] is None else str(each["df"]),
         )
@@ -124,14 +180,19 @@ def _repeats(found: Sequence[Mapping[str, Any]]) -> Table:
     return table
 
 
-def _short(value: float | None) -> str:
-    """Two decimals, fewer for large numbers, so that a perplexity of 12345.67 does not break the table."""
+def _short(value: float | None, told: str) -> str:
+    """A number as it is told, with fewer decimals where it is large, so that a perplexity of 12345.67 does
+    not break the table."""
     if value is None:
         return "-"
-    return figure(value, 2 if abs(value) < 100 else 0 if abs(value) >= 1000 else 1)
+    return told if abs(value) < 100 else figure(value, 0 if abs(value) >= 1000 else 1)
 
 
 def _range(low: float | None, high: float | None) -> str:
     if low is None or high is None:
         return "-"
-    return "-".join(f"{value:g}" if value == round(value) else f"{value:.1f}" for value in (low, high))
+    if max(abs(low), abs(high)) < 1:
+        ends = [f"{value:g}" if value == round(value) else small(value) for value in (low, high)]
+    else:
+        ends = [f"{value:g}" if value == round(value) else f"{value:.1f}" for value in (low, high)]
+    return ("-" if low >= 0 and "e" not in "".join(ends) else " to ").join(ends)

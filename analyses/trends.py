@@ -15,7 +15,7 @@ from analyses.clusters import cluster_variance, in_words
 from analyses.pairs import OWN, donor_labels, roles_read
 from analyses.statistics import holm
 from analyses.tables import ok_rows
-from analyses.wording import count, figure, listed, p_value, plural
+from analyses.wording import count, listed, p_value, plural, together
 
 ALPHA = 0.05
 _KEY = ["stage", "item", "repeat"]
@@ -152,13 +152,14 @@ def _told(trend: Trend, p_holm: float | None) -> Trend:
     over = f"over {listed(trend.conditions)} (dose {', '.join(f'{d:g}' for d in trend.doses)})"
     if trend.slope is None or trend.ci_low is None:
         return Trend(**fields | {"sentence": f"No trend of {trend.readout} {over}: {trend.note}."})
+    slope, low, high = together(trend.slope, trend.ci_low, trend.ci_high)
     figures = (
-        f"95% CI {figure(trend.ci_low)} to {figure(trend.ci_high)}, {p_value(p_holm)} after Holm over the "
+        f"95% CI {low} to {high}, {p_value(p_holm)} after Holm over the "
         f"trends; {plural(trend.n, 'item')} at every dose, {in_words(trend.clusters)}"
     )
     if p_holm is not None and p_holm < ALPHA:
         verb = "rises" if trend.slope > 0 else "falls"
-        told = f"{trend.readout} {verb} by {figure(abs(trend.slope))} for each step {over} ({figures})."
+        told = f"{trend.readout} {verb} by {slope.removeprefix('-')} for each step {over} ({figures})."
     else:
-        told = f"No trend of {trend.readout} shown {over}: {figure(trend.slope)} for each step ({figures})."
+        told = f"No trend of {trend.readout} shown {over}: {slope} for each step ({figures})."
     return Trend(**fields | {"sentence": told})

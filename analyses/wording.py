@@ -5,15 +5,38 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+_SMALL = 0.1  # numbers below it, all of them, are not told apart by two decimals
+_ROUNDING = 1e-12  # a difference of two equal means is not always 0 to the last bit
 
-def figure(value: float | None, digits: int = 2) -> str:
-    """A number with `digits` decimals; "undefined" where there is none, never "nan" and never "-0.00"."""
+
+def figure(value: float | None, digits: int = 2, among: Sequence[float | None] | None = None) -> str:
+    """A number with `digits` decimals, or with three significant digits where decimals would hide it: where
+    they are all 0 although it is not, or, `among` those that it is read with (an interval's ends, a row of a
+    table), where every one is below 0.1. "undefined" where there is none, never "nan" and never "-0.00"."""
     if value is None or math.isnan(value):
         return "undefined"
     if math.isinf(value):
         return "infinite" if value > 0 else "minus infinite"
+    known = [abs(v) for v in (value, *(among or ())) if v is not None and math.isfinite(v)]
+    limit = 0.5 * 10**-digits if among is None else _SMALL
+    if max(known) < limit and abs(value) > _ROUNDING:
+        return small(value)
     text = f"{value:.{digits}f}"
     return text.removeprefix("-") if float(text) == 0 else text
+
+
+def together(*values: float | None) -> list[str]:
+    """Numbers of one unit that are read together, such as a mean and the ends of its interval."""
+    return [figure(value, among=values) for value in values]
+
+
+def in_column(values: Sequence[float | None]) -> list[str]:
+    """Numbers that stand under one another, each as `figure` has it: alone, or among the others where all are
+    below 0.1."""
+    known = [abs(v) for v in values if v is not None and math.isfinite(v)]
+    if known and max(known) < _SMALL:
+        return together(*values)
+    return [figure(value) for value in values]
 
 
 def count(value: float | int) -> str:
@@ -35,6 +58,11 @@ def p_value(p: float | None) -> str:
     if p < 0.0001:
         return "p < 0.0001"
     return f"p = {p:.4f}" if p < 0.001 else f"p = {p:.3f}"
+
+
+def bare_p(p: float | None) -> str:
+    """`p_value` for a column that is headed p: "0.0003", "< 0.0001" or "undefined"."""
+    return p_value(p).removeprefix("p ").removeprefix("= ")
 
 
 def small(value: float | None) -> str:

@@ -11,10 +11,9 @@ import pandas as pd
 from analyses.gate import Gate
 from analyses.identical import Outcomes
 from analyses.partial import partial_gates
-from analyses.receipts import Receipt, full_precision
+from analyses.receipts import Receipt, full_precision, inert_limit
 from analyses.wording import count, listed, plural, small
 
-INERT_FULL, INERT_LOW = 1e-6, 1e-3
 NOOP_FULL, NOOP_LOW = 1e-4, 1e-2
 _LOGITS = "first logits that it acts on"
 
@@ -32,16 +31,16 @@ def write_gates(found: Sequence[Receipt], trials: pd.DataFrame, manifest: Mappin
         if expected == "noop":
             gates += _noop(receipt, full, _same_outcomes(receipt.condition, outcomes, manifest))
         else:
-            gates += _inert(receipt, full, expected == "inert")
+            gates += _inert(receipt, inert_limit(manifest), expected == "inert")
         gates += _keys_ahead(receipt)
     # A write that is expected to be inert explains its own gaps.
     return gates + partial_gates([each for each in found if each.spec.get("expect") != "inert"])
 
 
-def _inert(receipt: Receipt, full: bool, expected: bool) -> list[Gate]:
+def _inert(receipt: Receipt, limit: float, expected: bool) -> list[Gate]:
     dead = [sentence for phase in receipt.phases if (sentence := _never_fired(receipt, phase))]
     hidden = _shadowed(receipt)
-    unchanged = _unchanged(receipt, INERT_FULL if full else INERT_LOW)
+    unchanged = _unchanged(receipt, limit)
     lost = all(receipt.live(phase) == 0 for phase in receipt.phases)
     if expected:
         if not lost and not unchanged:

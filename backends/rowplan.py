@@ -177,6 +177,29 @@ def _plan_edges(row: Row, write: Write, slots: int) -> WritePlan:
     return WritePlan(write, None, len(queries), pairs, keys=keys)
 
 
+def plan_for(row: Row, windows: Sequence[int | None], heads: int) -> RowPlan:
+    """`plan_row`, held against a model and for the prompts that its writes draw from as well.
+
+    windows: per layer, how many latest tokens it sees, or None for all. heads: query heads of the model.
+    Raises PositionError as `plan_row` does, where cut edges leave a query of a prompt no key to attend to,
+    and where an entire cache is not taken at all layers.
+    """
+    plan = plan_row(row)
+    refuse_blind_queries(plan, windows, heads)
+    entire = plan.structural
+    if entire is not None and set(entire.write.layers) != set(range(len(windows))):
+        raise PositionError(
+            f"'{entire.write.name}': align {entire.write.align} takes the cache of all layers"
+        )
+    for item in plan.writes:
+        if item.source is not None and item.source.writes:
+            try:
+                plan_for(item.source.row(), windows, heads)
+            except PositionError as error:
+                raise PositionError(f"the prompt that '{item.write.name}' draws from: {error}") from error
+    return plan
+
+
 def refuse_blind_queries(plan: RowPlan, windows: Sequence[int | None], heads: int) -> None:
     """Raises PositionError where the cut edges of a row leave a query of its prompt no key to attend to.
 
@@ -185,27 +208,37 @@ def refuse_blind_queries(plan: RowPlan, windows: Sequence[int | None], heads: in
     cuts = [item for item in plan.writes if item.keys is not None and item.prefill is not None]
     if not cuts:
         return
-    length = len(plan.row.ids)
-    position = np.arange(length)
+    position = np.arange(len(plan.row.ids))
+    looked_at = set()  # layers and heads that see and lose the same are looked at once
     for layer, window in enumerate(windows):
         here = [item for item in cuts if layer in item.write.layers]
-        if not here:
-            continue
-        seen = position[:, None] >= position[None, :]
-        if window is not None:
-            seen &= position[:, None] - position[None, :] < window
-        limits = {None if item.write.heads is None else item.write.heads.indices for item in here}
-        for head in range(heads) if limits != {None} else range(1):
-            left = seen.copy()
-            for item in here:
-                assert item.keys is not None and item.prefill is not None
-                if item.write.heads is None or head in item.write.heads.indices:
-                    left[np.ix_(item.prefill.target, item.keys)] = False
-            blind = np.flatnonzero(~left.any(axis=1))
+        for head in range(heads if any(item.write.heads is not None for item in here) else 1):
+            losing = [i for i in here if i.write.heads is None or head in i.write.heads.indices]
+            same = (window, *map(id, losing))
+            if not losing or same in looked_at:
+                continue
+            looked_at.add(same)
+            blind = _blind(losing, position, window)
             if len(blind):
                 raise PositionError(
                     f"'{here[0].write.name}' leaves position {blind[0]} nothing to attend to at layer {layer}"
                 )
+
+
+def _blind(cuts: Sequence[WritePlan], position: np.ndarray, window: int | None) -> np.ndarray:
+    """Positions, ascending, that have no key left. position: all of the prompt; window: how many latest
+    tokens each sees, or None for all."""
+    asked = [item.prefill.target for item in cuts if item.prefill is not None]
+    queries: np.ndarray = np.unique(np.concatenate(asked))
+    distance = queries[:, None] - position[None, :]
+    left = distance >= 0
+    if window is not None:
+        left &= distance < window
+    for item in cuts:
+        assert item.keys is not None and item.prefill is not None
+        left[np.ix_(np.searchsorted(queries, item.prefill.target), item.keys)] = False
+    blind: np.ndarray = queries[~left.any(axis=1)]
+    return blind
 
 
 def _long_enough(row: Row, write: Write, target: np.ndarray, prefilled: int) -> np.ndarray:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from backends.broken import explain_broken
 from backends.contract import BackendError, ModelSource
 from backends.fingerprint import of_tokenizer
 from backends.positions import PositionError, Span
@@ -16,6 +17,10 @@ _STAND_IN = "\ue000"  # of the private use area: in no chat template
 # that has no use for one ignores it; the date is the one that Llama's templates fall back on.
 _DATE = "26 Jul 2024"
 _THINKS_ALOUD = False
+# Text on which a tokenizer is held against its own files, next to words of its vocabulary.
+_LINES = ("the rain falls on the old harbour", "Two ships, one of 1842, left at dawn.")
+_LOOKED_AT = 400  # tokens of the vocabulary among which words are looked for
+_WORDS = 8
 
 
 @dataclass(frozen=True)
@@ -29,12 +34,10 @@ class Tokenizer:
 
     @staticmethod
     def load(source: ModelSource, chat: bool) -> Tokenizer:
-        """Raises BackendError in a sentence when it cannot be had, or a chat template is asked for and
-        missing."""
+        """Raises BackendError in a sentence when it cannot be had, mangles text that its own files keep, or a
+        chat template is asked for and missing."""
         from transformers import AutoTokenizer
         from transformers.utils import logging
-
-        from backends.broken import explain_broken
 
         logging.set_verbosity_error()  # type: ignore[no-untyped-call] # a prompt longer than the context is our own sentence
         assert source.path is not None, "backends.hub.fetch gives every source its folder"
@@ -42,6 +45,7 @@ class Tokenizer:
             inner = AutoTokenizer.from_pretrained(source.path)
         except (OSError, ValueError, RuntimeError, ImportError) as error:
             raise BackendError(explain_broken(source, "tokenizer files", error)) from error
+        _check_reading(inner, source)
         if chat and not inner.chat_template:
             raise BackendError(f"model '{source.name}': chat_template is true, but its tokenizer has none")
         return Tokenizer(inner, of_tokenizer(Path(source.path)), chat, inner.bos_token_id)
@@ -144,3 +148,50 @@ class Tokenizer:
     def decode(self, ids: tuple[int, ...]) -> str:
         """Text of generated ids, special tokens left out."""
         return str(self.inner.decode(list(ids), skip_special_tokens=True))
+
+
+def _check_reading(inner: Any, source: ModelSource) -> None:
+    """Raises BackendError where transformers' tokenizer loses text that the folder's tokenizer.json keeps.
+
+    transformers chooses a class by the architecture, and some classes take no more than the vocabulary from
+    the file: a tokenizer of another kind then cuts every prompt into the wrong tokens, without a word.
+    """
+    from tokenizers import Tokenizer as FileTokenizer
+
+    file = Path(str(source.path)) / "tokenizer.json"
+    if not file.is_file():
+        return
+    try:
+        own = FileTokenizer.from_file(str(file))
+    except Exception as error:  # the library raises nothing narrower
+        raise BackendError(explain_broken(source, "tokenizer files", error)) from error
+    for line in (*_LINES, _known_words(own)):
+        told = own.encode(line, add_special_tokens=False).ids
+        ids = inner(line, add_special_tokens=False)["input_ids"]
+        if list(ids) == told:
+            continue
+        kept = own.decode(told, skip_special_tokens=False)
+        read = inner.decode(ids, clean_up_tokenization_spaces=False)
+        if _bare(kept) == _bare(line) != _bare(read):
+            raise BackendError(
+                f"model '{source.name}': its tokenizer mangles text: '{line}' becomes {_shown(ids)}, which "
+                f"is '{read}', as {type(inner).__name__} reads it, the class that transformers takes for "
+                f"architecture '{source.architecture}'; by {file} it becomes {_shown(told)}, which "
+                f"is '{kept}'. Expected a tokenizer of the kind that this class can read"
+            )
+
+
+def _known_words(own: Any) -> str:
+    """A line of words that are tokens of a vocabulary, spread over it; empty where there are none."""
+    size = own.get_vocab_size()
+    tried = (own.decode([token]).strip() for token in range(0, size, max(1, size // _LOOKED_AT)))
+    words = [word for word in tried if len(word) > 1 and word.isascii() and word.isalpha()]
+    return " ".join(words[:: max(1, len(words) // _WORDS)][:_WORDS])
+
+
+def _bare(text: str) -> str:
+    return "".join(text.split())
+
+
+def _shown(ids: Sequence[int]) -> str:
+    return f"{' '.join(map(str, ids[:8]))}{' ...' if len(ids) > 8 else ''}"

@@ -204,6 +204,17 @@ class Write:
         )
 
     @property
+    def moves_keys(self) -> bool:
+        """Whether keys of another cache are turned to the positions that they come to stand at."""
+        return (
+            self.site == "kv_cache"
+            and self.rope == "rerotate"
+            and self.part != "values"
+            and self.align != "whole"  # where each stays at its own
+            and self.value.has_source
+        )
+
+    @property
     def tensor(self) -> Site:
         """The site whose tensor it changes: for features of an SAE, where that is hooked."""
         return self.site if self.features is None else self.features.site

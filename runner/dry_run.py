@@ -28,6 +28,7 @@ from runner.schedule import batches
 
 CORRELATIONS = (0.0, 0.1, 0.2)
 PROBE_TOKENS = 12
+REASONS = 8  # why trials are invalid, the most frequent first
 ENOUGH = 30  # pairs from which a standard deviation is taken
 
 
@@ -65,8 +66,11 @@ def dry_run(design: Design, console: Console, config_dir: Path | None, output_ro
         table.add_row("time", f"about {_estimate(prepared):.0f} s, {told}")
     else:
         table.add_row("time", f"about {_estimate_scores(prepared):.0f} s, from one full batch")
-    for reason, count in invalid.most_common():
+    for reason, count in invalid.most_common(REASONS):
         table.add_row("invalid", f"{count:,}: {reason}")
+    if len(invalid) > REASONS:
+        rest = invalid.total() - sum(count for _, count in invalid.most_common(REASONS))
+        table.add_row("invalid", f"{rest:,}: {len(invalid) - REASONS} other reasons")
     console.print(table)
     _print_detectable(prepared, console, output_root)
     return status.DONE

@@ -127,7 +127,8 @@ class _Job:
             raise
         manifest["times"]["seconds"] = {"load": self.load_seconds, **executor.times}
         if todo:
-            self.speaker.say(f"{len(todo):,} trials in {watcher.seconds:.1f} s, {watcher.rate:,.0f} tokens/s")
+            told = [f"{len(todo):,} trials in {watcher.seconds:.1f} s", watcher.speed]
+            self.speaker.say(", ".join(filter(None, told)))
         if self.spec.profile:
             self._profile(manifest["times"]["seconds"])
         return self._finish(prepared, manifest, plan)

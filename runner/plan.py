@@ -6,8 +6,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from backends.contract import ModelInfo
 from backends.positions import PositionError, Span
-from backends.rowplan import plan_row
+from backends.rowplan import plan_for
 from backends.rows import Row
 from backends.tokenizer import Tokenizer
 from backends.writes import SELF
@@ -71,15 +72,15 @@ class Plan:
 
 
 def make_plan(
-    design: Design, items: Sequence[Item], tokenizer: Tokenizer, setting: Setting, context: int
+    design: Design, items: Sequence[Item], tokenizer: Tokenizer, setting: Setting, info: ModelInfo
 ) -> Plan:
-    """Tokenise each prompt once and lay out every trial.
+    """Tokenise each prompt once and lay out every trial. info: of the model that runs it.
 
     A trial that cannot be run as asked (prompt empty, with words that the tokenizer does not know, longer
-    than the context, shorter than a window, or without a span that a write names) is planned as invalid, with
-    the reason; so is one whose prompts do not state a fact that a readout asks for. Raises BackendError where
-    a write names a span and the tokenizer cannot find spans, ConfigurationError for words of a readout that
-    are no tokens.
+    than the context, shorter than a window, without a span that a write names, or with a token that cut edges
+    leave nothing to attend to) is planned as invalid, with the reason; so is one whose prompts do not state a
+    fact that a readout asks for. Raises BackendError where a write names a span and the tokenizer cannot find
+    spans, ConfigurationError for words of a readout that are no tokens.
     """
     encoded: dict[str, tuple[int, ...]] = {}
     faults: dict[str, str | None] = {}
@@ -146,7 +147,7 @@ def make_plan(
                         group=item.group,
                         row=row,
                         donor_ids={"donor": donor, **{role: roles[role] for role in seen}, **sources},
-                        invalid=_cannot_run(row, more, context) if fault is None else fault,
+                        invalid=_cannot_run(row, more, info) if fault is None else fault,
                         split=NO_SPLIT if item.target.split is None else item.target.split,
                         tokens=asked.tokens,
                         continuations=asked.continuations,
@@ -200,12 +201,12 @@ def _joined(parts: Sequence[tuple[int, ...]], tokenizer: Tokenizer) -> tuple[int
     return tokenizer.join(first, *others) if others else first
 
 
-def _cannot_run(row: Row, more: int, context: int) -> str | None:
+def _cannot_run(row: Row, more: int, info: ModelInfo) -> str | None:
     try:
-        plan = plan_row(row)
+        plan = plan_for(row, info.windows or (None,) * info.layers, info.heads)
     except PositionError as error:
         return str(error)
     longest = max(plan.slots + 1, *(len(ids) for ids in row.sources.values()), 0)
-    if longest + more > context:
-        return f"a context of {longest} tokens and {more} new ones do not fit in the model's {context}"
+    if longest + more > info.context:
+        return f"a context of {longest} tokens and {more} new ones do not fit in the model's {info.context}"
     return None

@@ -11,14 +11,14 @@ from pathlib import Path
 import pyarrow as pa
 
 from analyses.join import PLAN_SCHEMA
-from backends.contract import Backend
+from backends.contract import Backend, BackendError
 from backends.hub import fetch
 from backends.probes.kinds import faults
 from backends.tokenizer import Tokenizer
 from runner.config.compose import config_folders
 from runner.config.errors import ConfigurationError, Problem
 from runner.config.readouts import Readout, ReadoutError, with_scope
-from runner.config.resolve import Design
+from runner.config.resolve import Condition, Design
 from runner.keys import Setting, canonical_probe
 from runner.model_source import load_backend, model_source
 from runner.plan import Plan, make_plan
@@ -60,7 +60,7 @@ def prepare(
         items = items[only_item : only_item + 1]
     design = with_sets(design, choose(design.prompts, banks), tokenizer)
     backend = load_backend(source, design)
-    backend.check([write for condition in design.conditions for write in condition.writes])
+    check_writes(backend, design.conditions)
     info = backend.info
     design = replace(design, measured=scoped(design.measured, tokenizer))
     wrong = faults(design.probes, info)
@@ -75,8 +75,29 @@ def prepare(
         probes=tuple(sorted(map(canonical_probe, design.probes))),
         seed=design.sampling_seed,
     )
-    plan = make_plan(design, items, tokenizer, setting, info.context)
+    plan = make_plan(design, items, tokenizer, setting, info)
     return Prepared(design, banks, tuple(items), pairing, tokenizer, backend, setting, plan)
+
+
+def check_writes(backend: Backend, conditions: Sequence[Condition]) -> None:
+    """Raises one BackendError with all writes that the loaded model cannot take, each with its condition."""
+    refused: dict[str, list[str]] = {}
+    for condition in conditions:
+        for write in condition.writes:
+            try:
+                backend.check([write])
+            except BackendError as error:
+                sentence = str(error).removeprefix(f"'{write.name}': ")
+                refused.setdefault(sentence, []).append(f"{condition.name}.{write.name}")
+    if refused:
+        lines = [f"conditions.{_shortened(names)}: {sentence}" for sentence, names in refused.items()]
+        told = f"{len(lines)} mistakes in writes that this model cannot take\n  "
+        raise BackendError(lines[0] if len(lines) == 1 else told + "\n  ".join(lines))
+
+
+def _shortened(names: Sequence[str]) -> str:
+    """The first of several names, and how many more there are."""
+    return names[0] if len(names) == 1 else f"{names[0]} (and {len(names) - 1} more: {', '.join(names[1:])})"
 
 
 def scoped(readouts: Sequence[Readout], tokenizer: Tokenizer) -> tuple[Readout, ...]:

@@ -56,17 +56,21 @@ class ProgressWatcher:
         """New tokens per second so far."""
         return self.tokens / self.seconds if self.seconds > 0 else 0.0
 
+    @property
+    def speed(self) -> str:
+        """The rate in words; empty where nothing is generated."""
+        return f"{self.rate:,.0f} tokens/s" if self.tokens else ""
+
     def advanced(self, trials: int, tokens: int) -> None:
         self.done += trials
         self.tokens += tokens
         if self._bar is not None and self._task is not None:
-            self._bar.update(self._task, completed=self.done, rate=f"{self.rate:,.0f} tokens/s")
+            self._bar.update(self._task, completed=self.done, rate=self.speed)
         elif self._quiet and self.done < self.total and time.perf_counter() - self._said >= QUIET_SECONDS:
             self._said = time.perf_counter()
             left = (self.total - self.done) * self.seconds / max(1, self.done)
-            self._speaker.say(
-                f"{self.done:,} of {self.total:,} trials, {self.rate:,.0f} tokens/s, about {left:.0f} s left"
-            )
+            told = [f"{self.done:,} of {self.total:,} trials", self.speed, f"about {left:.0f} s left"]
+            self._speaker.say(", ".join(filter(None, told)))
 
     def failed(self, trial: Trial, error: str) -> None:
         self.failures += 1

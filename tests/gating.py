@@ -48,8 +48,9 @@ def manifest(conditions: Mapping[str, Any], **fields: Any) -> dict[str, Any]:
     } | fields
 
 
-def rows(name: str, *, n: int = N, offset: int = 0, **columns: Any) -> pd.DataFrame:
-    """n valid trials of one condition; a column is a constant or one value per trial."""
+def rows(name: str, *, n: int = N, offset: int = 0, tokens: int = 60, **columns: Any) -> pd.DataFrame:
+    """n valid trials of one condition, with texts of that many tokens; a column is a constant or one value
+    per trial."""
     frame = pd.DataFrame(
         {
             "stage": "measure",
@@ -60,7 +61,7 @@ def rows(name: str, *, n: int = N, offset: int = 0, **columns: Any) -> pd.DataFr
             "repeat": 0,
             "status": "ok",
             "reason": None,
-            "output_ids": [[offset + i, i + 1] for i in range(n)],
+            "output_ids": [[offset + i, i + 1, *[7] * (tokens - 2)] for i in range(n)],
             "score": [float((i * 7 + offset) % 5) for i in range(n)],
             "origin": None,
             "batch_rows": 8,

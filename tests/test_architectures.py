@@ -22,8 +22,9 @@ from backends.torch.forward import Geometry, call, new_cache, prefill, prompt_ge
 from backends.torch.hooks import Board, keep_in
 from backends.torch.kv import check_rope
 from backends.torch.loading import Loaded, load, rotary_kind
-from backends.torch.sites import LAYOUTS, MODULE_SITES, check_layout, find, layout_of
+from backends.torch.sites import LAYOUTS, check_layout, find, layout_of
 from backends.torch.touches import Effect, Tally, Touch
+from backends.writes import MODULE_SITES
 from tests.models import ALL_LAYERS, CPU, FAMILIES, make_model, prompt, write
 from tests.plain_reference import blocks, columns_of, module_of
 

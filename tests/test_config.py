@@ -116,8 +116,8 @@ def test_trap_09_heads_come_from_the_model(tmp_path: Path) -> None:
 def test_trap_45_permuting_keys_and_values_together_is_refused_unless_expected(tmp_path: Path) -> None:
     write = "site: kv_cache, layers: all, value: shuffled_sequence, rope: keep"
     assert "set function" in faults("+experiment=mine", folder=body(f"a: {{kv: {{{write}}}}}", tmp_path))
-    for more in ("expect: noop", "part: values"):
-        design("+experiment=mine", folder=body(f"a: {{kv: {{{write}, {more}}}}}", tmp_path))
+    for sound in (f"{write}, expect: noop", write.replace("rope: keep", "part: values")):
+        design("+experiment=mine", folder=body(f"a: {{kv: {{{sound}}}}}", tmp_path))
 
 
 def test_trap_28_greedy_repeats_are_refused_unless_a_random_value_differs(tmp_path: Path) -> None:
@@ -353,12 +353,55 @@ def test_grid_expands_to_conditions_with_columns(tmp_path: Path) -> None:
     assert dict(cells[2].grid) == {"v.layers": 3, "v.positions": "last:4"}
 
 
+def test_a_list_is_one_value_of_an_axis(tmp_path: Path) -> None:
+    grid = "{v.layers: [[1, 2], [3, 5-6], 7]}"
+    text = f"a: {{v: {{site: v_proj, value: donor, positions: last:4}}, grid: {grid}}}"
+    rest = "contrasts: {extra: [['a[v.layers=1+2]', 'a[v.layers=7]']]}"
+    found = design("+experiment=mine", folder=body(text, tmp_path, rest=rest))
+    cells = found.conditions[1:]
+    assert [c.name for c in cells] == ["a[v.layers=1+2]", "a[v.layers=3+5-6]", "a[v.layers=7]"]
+    assert [c.writes[0].layers for c in cells] == [(1, 2), (3, 5, 6), (7,)]
+    assert [c.grid["v.layers"] for c in cells] == ["1+2", "3+5-6", 7]
+    assert found.contrasts.extra == (("a[v.layers=1+2]", "a[v.layers=7]"),)
+    heads = "a: {v: {site: head_z, layers: 1, op: zero}, grid: {v.heads: [[q0, q1], q3]}}"
+    cells = design("+experiment=mine", folder=body(heads, tmp_path)).conditions[1:]
+    assert [(c.name, c.writes[0].heads and c.writes[0].heads.indices) for c in cells] == [
+        ("a[v.heads=q0+q1]", (0, 1)),
+        ("a[v.heads=q3]", (3,)),
+    ]
+
+
+def test_a_wrong_axis_is_told_once_and_its_field_is_not_missing(tmp_path: Path) -> None:
+    text = "a: {v: {site: v_proj, value: donor}, grid: {v.layers: [1, {b: 2}]}}"
+    told = faults("+experiment=mine", folder=body(text, tmp_path))
+    assert "conditions.a.grid.v.layers: expected a list of plain values" in told
+    assert len(told.splitlines()) == 1
+
+
+def test_null_and_fractions_are_told_in_the_words_of_yaml(tmp_path: Path) -> None:
+    told = faults("+experiment=mine", folder=body("a:\nb: {v: null}\nc: {v: 3}", tmp_path))
+    assert told.count("got null") == 2 and "got 3" in told and "None" not in told
+    text = "a: {v: {site: v_proj, value: donor, layers: 0.84}}"
+    assert "did you mean '84%'?" in faults("+experiment=mine", folder=body(text, tmp_path))
+
+
+def test_a_file_that_the_root_chooses_already_is_told(tmp_path: Path) -> None:
+    rest = "defaults: [/readout@readout.kl: kl, _self_]"
+    told = faults("+experiment=mine", folder=body("a: {}", tmp_path, rest=rest))
+    assert "mine.yaml: defaults: 'readout@readout.kl' is chosen by conf/config.yaml already: the line" in told
+
+
 @pytest.mark.parametrize(
     ("grid", "message"),
     [
         ("{v.layrs: [1, 2]}", "did you mean 'layers'"),
         ("{w.layers: [1, 2]}", "axis of this condition"),
-        ("{v.layers: 3}", "list of plain values"),
+        ("{v.layers: 3}", "list of plain values, or of lists of them"),
+        ("{v.layers: [[1, [2]], [3]]}", "list of plain values, or of lists of them"),
+        ("{v.layers: [1, null]}", "list of plain values"),
+        ("{v.layers: null}", "got null"),
+        ("{v.positions: [[last:1, last:2]]}", "expected a list of plain values, got"),
+        ("{v.layers: [[1, 2], 1+2]}", "values that differ"),
         ("{v.layers: [1, 1]}", "values that differ"),
         ("[1, 2]", "expected axes"),
     ],

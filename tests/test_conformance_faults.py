@@ -127,18 +127,16 @@ def no_rotation(patch: pytest.MonkeyPatch) -> None:
 
 
 def fed_twice(patch: pytest.MonkeyPatch) -> None:
-    plan = torch_backend.plan_row
+    def doubled(plan):
+        def twice(*args):
+            found = plan(*args)
+            again = found.structural is None and not found.row.replay_last_token
+            return replace(found, prefill_ids=found.row.ids, slots=found.slots + 1) if again else found
 
-    def twice(row):
-        found = plan(row)
-        again = found.structural is None and not row.replay_last_token
-        return replace(found, prefill_ids=row.ids, slots=found.slots + 1) if again else found
+        return twice
 
-    import backends.torch.score.measure as measure
-
-    for module in (torch_backend, measure):
-        if hasattr(module, "plan_row"):
-            patch.setattr(module, "plan_row", twice)
+    for name in ("plan_for", "plan_row"):
+        patch.setattr(torch_backend, name, doubled(getattr(torch_backend, name)))
 
 
 def input_as_output(patch: pytest.MonkeyPatch) -> None:

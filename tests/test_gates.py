@@ -48,6 +48,51 @@ def test_trap_20_a_control_identical_to_its_treatment_is_named() -> None:
     assert "l27 and l5 gave the same output tokens in 20 of 20 shared trials (100%)" in gate.sentence
 
 
+def test_trap_20_too_few_or_too_short_texts_are_no_verdict_on_a_write_that_acts() -> None:
+    probe = {"readout": {"p": readout("next_token", "p"), "behaviour": readout("behaviour", "score")}}
+
+    def found(tokens: int, change: float = 0.306, during: str = "decode", **fields: Any) -> Gate:
+        conditions = {
+            "add": condition({"r": write(op="add", value="random", during=during)}),
+            "cut": condition({"e": write(layers=[1], during=during)}),
+        }
+        where = ((0, 0), (28, 28)) if during == "decode" else ((28, 28), (0, 0))
+        frames = [
+            rows("baseline", n=4, tokens=tokens, p=0.5),
+            rows("add", n=4, tokens=tokens, p=0.5, **receipt("r", *where, change)),
+            rows("cut", n=4, tokens=tokens, p=0.5, **receipt("e", *where, 0.2)),
+        ]
+        (gate,) = named(result_gates(table(*frames), manifest(conditions, **fields)), "identical")
+        return gate
+
+    few = found(8)
+    assert (few.condition, few.verdict) == ("add", "warn")
+    assert few.sentence == (
+        "baseline, add and cut gave the same output tokens in 4 of 4 shared trials (100%), of 8 tokens at "
+        "most, although r in add changed what it acts on (relative change 0.306), and so did the writes of "
+        "the others: too few or too short to tell them apart."
+    )
+    assert found(300).verdict == "fail"  # 1,200 tokens, none of which changed
+    assert found(8, change=1e-9).verdict == "fail"  # one write changed nothing
+    assert found(8, during="prefill").verdict == "warn"
+    # A probability of the prompt's forwards shows any change in prefill, and none in decode.
+    assert found(8, during="prefill", **probe).verdict == "fail"
+    assert found(8, **probe).verdict == "warn"
+
+
+def test_trap_20_a_write_that_both_have_tells_nothing_of_their_difference() -> None:
+    shared, idle = write(), write(layers=[1])
+    columns = receipt("v", (0, 0), (9, 9), 0.4) | receipt("w", (0, 0), (9, 9), 1e-9)
+    trials = table(
+        rows("baseline"),
+        rows("a", offset=100, tokens=8, **columns),
+        rows("b", offset=100, tokens=8, **columns),
+    )
+    spec = manifest({"a": condition({"v": shared}), "b": condition({"v": shared, "w": idle})})
+    (gate,) = named(result_gates(trials, spec), "identical")
+    assert (gate.condition, gate.verdict) == ("b", "fail")
+
+
 def test_trap_20_identity_is_expected_where_only_inert_writes_differ() -> None:
     kv = write(site="kv_cache", during="prefill")
     columns = receipt("kv", (9, 9), (0, 0), 0.4) | receipt("v_proj", (0, 0), (9, 0), None)

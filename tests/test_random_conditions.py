@@ -242,6 +242,9 @@ def first_cut(row: Row) -> int | None:
 def agree(info, model, row: Row, found) -> None:
     """A decoded row against the plain implementation."""
     eos = info.eos_ids
+    if found.invalid == "logits not finite":  # of a direction that an inner write made zero
+        assert not all(bool(torch.isfinite(step).all()) for step in plain.run(model, row, eos).logits)
+        return
     if found.invalid is not None:
         assert "nothing to attend to" in found.invalid, found.invalid
         with pytest.raises(plain.Blind):
@@ -303,13 +306,13 @@ def check(pair, data) -> None:
             (receipt.logit_change, other.logit_change),
         ):
             assert (one is None) == (two is None), rows[index]
-            assert one is None or one == pytest.approx(two, rel=5e-3, abs=1e-5), rows[index]
+            assert one is None or one == pytest.approx(two, rel=5e-3, abs=1e-5, nan_ok=True), rows[index]
 
 
 quiet = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.data_too_large]
 
 
-@settings(max_examples=6, deadline=None, suppress_health_check=quiet)
+@settings(max_examples=6, derandomize=True, deadline=None, suppress_health_check=quiet)
 @given(data=st.data())
 def test_random_conditions_over_random_pairs(pair, data):
     check(pair, data)

@@ -266,7 +266,8 @@ def plan_of(target: Prompt, donor: Prompt, *writes: Write, parts: Sequence[str] 
         decodes=True,
     )
     items = [Item("0000", donor, target, {}, None, 0)]
-    return make_plan(made, items, ORGANISM, Setting("torch", "m", "t", "float32", "sdpa", (), 0), 1024)
+    info: Any = SimpleNamespace(context=1024, windows=(None,) * 9, heads=4)
+    return make_plan(made, items, ORGANISM, Setting("torch", "m", "t", "float32", "sdpa", (), 0), info)
 
 
 TARGET = marked("t", WORDS[:6], e1=(4, 5), r1=(1, 3))
@@ -452,11 +453,13 @@ def test_a_write_at_a_role_is_the_write_at_its_index(cli: Any, tmp_path: Path) -
     targets = [marked(f"t{i}", [*WORDS[i : i + 6]], e1=(2, 3)) for i in range(3)]
     donors = [marked(f"d{i}", [*WORDS[i + 9 : i + 17]], e1=(2, 3)) for i in range(3)]
     words = "".join(
-        condition(
-            f"{site}_{name}", site=site, layers="all" if site == "kv_cache" else 4, positions=word, **more
+        condition(f"resid_pre_{name}", site="resid_pre", layers=4, positions=word)
+        + condition(f"kv_cache_{name}", site="kv_cache", layers="all", positions=word, **aligned)
+        for name, word, aligned in (
+            ("role", "role:e1", {}),
+            ("index", "index:3", {"align": "left"}),
+            ("beside", "index:2", {"align": "left"}),
         )
-        for site, more in (("resid_pre", {}), ("kv_cache", {"align": "left"}))
-        for name, word in (("role", "role:e1"), ("index", "index:3"), ("beside", "index:2"))
     )
     folder = folder_of(tmp_path, targets, donors, words)
     said = cli("+experiment=spans", "--config-dir", str(folder), "quiet=true", "allow_inert=true")
@@ -492,7 +495,7 @@ def test_prompts_without_the_role_are_counted_invalid(cli: Any, tmp_path: Path) 
 def test_a_bank_with_marks_is_shown_and_tried(cli: Any, tmp_path: Path) -> None:
     folder = folder_of(tmp_path, [TARGET], [DONOR], condition("a", positions="role:e1.last"))
     shown = cli("show", "spans", "--config-dir", str(folder))
-    assert "at the prompt's last position of the span 'e1'" in shown.out
+    assert "at the last position of the prompt's span 'e1'" in shown.out
     assert "spans" in cli("list", "--config-dir", str(folder)).out
     tried = cli("try", "+experiment=spans", "--config-dir", str(folder))
     assert "w: prefill 1 of 1" in tried.out, tried.err

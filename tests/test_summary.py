@@ -6,6 +6,7 @@ import io
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -13,11 +14,12 @@ from rich.console import Console
 from scipy import stats
 
 from analyses.contrasts import contrasts
+from analyses.markdown import to_markdown
 from analyses.pairs import pair
 from analyses.summary import summarise, write_summary
 from analyses.tables import Run, load_run, value_columns
 from analyses.terminal import print_summary
-from analyses.wording import figure, p_value, share
+from analyses.wording import figure, in_column, p_value, share, together
 from tests.made_run import EFFECTS, N, made_manifest, made_run, made_trials, save
 
 
@@ -218,6 +220,59 @@ def test_many_conditions_keep_the_terminal_readable() -> None:
         assert "60" in cells and figure(found["readouts"]["score"]["mean"]) in cells
 
 
+def printed(summary: dict[str, Any], width: int = 100) -> list[str]:
+    stream = io.StringIO()
+    print_summary(Console(file=stream, width=width, color_system=None), summary)
+    assert max(map(len, stream.getvalue().splitlines())) <= width
+    return [line.rstrip() for line in stream.getvalue().splitlines()]
+
+
+def test_gates_that_say_what_was_announced_are_counted_where_they_are_many() -> None:
+    def gate(name: str, verdict: str, n: int) -> dict[str, str]:
+        return {"condition": f"c{n}", "gate": name, "verdict": verdict, "sentence": f"{name} {n}."}
+
+    told = [gate("one_sided", "warn", 0), gate("reach", "expected", 1), gate("expect", "expected", 2)]
+    two = printed(summarise(made_run()) | {"gates": told})
+    assert two[-3:] == ["warn: one_sided 0.", "expected: reach 1.", "expected: expect 2."]
+    many = printed(summarise(made_run()) | {"gates": [*told, gate("reach", "expected", 3)]}, 110)
+    assert many[-2] == "warn: one_sided 0." and many[-1].startswith("expected: 3 findings")
+    assert "(2 reach, 1 expect)" in many[-1] and "summary.md" in many[-1]
+    assert "expected: reach 1." not in many
+
+
+@pytest.mark.parametrize("width", [80, 100, 110])
+def test_checks_are_a_table_and_only_what_is_not_met_a_sentence(width: int) -> None:
+    shared = {"n": 60, "p_holm": None, "share": None, "first": 8.29, "second": -9.5}
+    checks = [
+        shared | {"name": "higher_it_is", "expect": "higher", "verdict": "met", "p_holm": 1e-9,
+                  "sides": ("kl of a", "that of b"), "sentence": "all is well."},
+        shared | {"name": "the_same", "expect": "same", "verdict": "not met", "share": 0.05,
+                  "sides": ("kl of a", "0"), "sentence": "the_same: differs."},
+        shared | {"name": "no_trial", "expect": "lower", "verdict": "undecided", "n": 0,
+                  "sides": ("kl of a", "0"), "sentence": "no_trial: cannot be held."},
+    ]  # fmt: skip
+    lines = printed(summarise(made_run()) | {"checks": checks}, width)
+    flat = [" ".join(line.split()) for line in lines]
+    what = " kl of a" if width == 110 else ""
+    assert "checks: 1 of 3 met" in flat
+    assert f"higher_it_is{what} higher 8.29 vs -9.5 < 0.0001 met" in flat
+    assert f"the_same{what} same 3 of 60 differ - not met" in flat
+    assert "not met: the_same: differs." in flat and "undecided: no_trial: cannot be held." in flat
+    assert not any("all is well" in line for line in flat)
+
+
+def test_small_readouts_are_told_apart() -> None:
+    trials = made_trials()
+    trials["kl"] = trials["score"] * 1e-5
+    summary = summarise(Run(trials, made_manifest(primary="kl"), Path(".")))
+    mean = summary["conditions"]["kv_only"]["readouts"]["kl"]["mean"]
+    assert f"{mean:.3g}" in to_markdown(summary)
+    row = next(line for line in printed(summary) if line.startswith(" kv_only"))
+    assert f"{mean:.3g}" in row and "1e-05 to 0.00011" in row
+    (first, *_) = summary["contrasts"]
+    assert f"raises kl by {first['difference']:.3g} (95% CI {first['ci_low']:.3g} to" in first["sentence"]
+
+
 def test_receipts_and_axes_are_no_readouts() -> None:
     frame = made_trials().assign(rank=2, text="words", seed=42)
     frame["grid.layer"] = 3
@@ -225,7 +280,20 @@ def test_receipts_and_axes_are_no_readouts() -> None:
 
 
 def test_figures_in_words() -> None:
-    assert (figure(-0.001), figure(math.nan), figure(math.inf)) == ("0.00", "undefined", "infinite")
+    assert (figure(-1e-17), figure(math.nan), figure(math.inf)) == ("0.00", "undefined", "infinite")
+    # Two decimals, unless they hide a number, or hide how numbers that are read together differ.
+    assert (figure(0.06), figure(0.005), figure(-0.0012345), figure(4e-7)) == (
+        "0.06",
+        "0.01",
+        "-0.00123",
+        "4e-07",
+    )
+    assert together(-0.35, -0.65, 0.001) == ["-0.35", "-0.65", "0.00"]
+    assert together(0.0056, 0.0012, 0.0991) == ["0.0056", "0.0012", "0.0991"]
+    assert together(0.0, None, 0.02) == ["0.00", "undefined", "0.02"]
+    assert in_column([0.0, 0.0004, 6.13, 0.05]) == ["0.00", "0.0004", "6.13", "0.05"]
+    assert in_column([0.0, 0.0514, 0.00103]) == ["0.00", "0.0514", "0.00103"]
+    assert in_column([]) == []
     assert (p_value(0.00005), p_value(0.0003), p_value(0.944), p_value(None)) == (
         "p < 0.0001",
         "p = 0.0003",

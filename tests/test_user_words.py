@@ -166,7 +166,7 @@ def test_sentences_leave_out_nothing_that_makes_a_difference(tmp_path: Path) -> 
     assert "the prompt's keys re-rotated to their new slots, before" in told[0]
     assert "the prompt's keys keeping their rotary positions, before" in told[1]
     assert "per position and head, 2 different draws over the repeats) replaces" in told[2]
-    assert "is replaced by that of the prompt's own t-th generated token at layer 5." in told[3]
+    assert "is replaced by that at the prompt's own t-th generated token in layer 5." in told[3]
 
 
 def test_a_wrong_word_beside_a_wrong_value_is_told_too(tmp_path: Path) -> None:

@@ -146,9 +146,9 @@ def test_expectations_procedure_and_prompt_are_told() -> None:
         (replace(kv(), heads=Heads("kv", (1,))), "key-value head 1"),
         (replace(v_proj(None), during="prefill"), "in prefill"),
         (replace(v_proj(), op="add", alpha=2.0), "times 2"),
-        (replace(v_proj(), positions=Positions("last", percent=25.0)), "last 25% of positions"),
-        (replace(v_proj(), positions=Positions.parse("role:e1")), "the donor's positions of the span 'e1'"),
-        (replace(v_proj(), positions=Positions.parse("role:e1.last")), "last position of the span 'e1'"),
+        (replace(v_proj(), positions=Positions("last", percent=25.0)), "last 25% of the donor's positions"),
+        (replace(v_proj(), positions=Positions.parse("role:e1")), "the positions of the donor's span 'e1'"),
+        (replace(v_proj(), positions=Positions.parse("role:e1.last")), "last position of the donor's span"),
         (replace(v_proj(), positions=Positions.parse("role:e1.first")), "row t mod 1 of"),
         (
             replace(kv(), positions=Positions.parse("role:e1")),

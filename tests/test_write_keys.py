@@ -29,7 +29,7 @@ def test_a_token_is_the_last_one_of_the_last_occurrence(tmp_path: Path) -> None:
     text = f"{RESID}, value: self, positions: \"token:'the'\""
     write, said = resolved(tmp_path, text)[0]
     assert write.positions == Positions("token", name="the")
-    assert "at the prompt's last 'the' (position of its last token) is replaced by that of the" in said
+    assert "at the prompt's last 'the' (position of its last token) is replaced by that at the" in said
     prompt = Prompt("p", "g", "the rival of the mentor of ada is")
     finder = SpanFinder(BYTES)
     start, end = finder.find(Positions("token", name="the"), prompt)

@@ -252,12 +252,12 @@ def test_features_are_those_of_the_sae_in_its_folder(tmp_path: Path, dictionary:
     assert kept.features is not None and kept.features.indices == (6, 2)  # in the order of the file's values
     assert donor.value == Value("source", "donor") and donor.round_trip
     named = f"feature 3 of the SAE {found.fingerprint[:12]} of resid_post is set to 4"
-    assert f"at layer 5, in prefill, at the prompt's position -1, {named}; what the SAE does not" in of_one
+    assert f"at layer 5, in prefill, at the prompt's last position, {named}; what the SAE does not" in of_one
     assert (
-        "position -1, the features 3, 1 of the SAE" in of_donor
-        and "are set to that of the donor's position -1; the SAE's reconstruction takes" in of_donor
+        "last position, the features 3, 1 of the SAE" in of_donor
+        and "are set to their values at the donor's last position; the SAE's reconstruction takes" in of_donor
     )
-    assert "at the prompt's position -1, feature 3 of the SAE" in of_zero and "is set to zero;" in of_zero
+    assert "at the prompt's last position, feature 3 of the SAE" in of_zero and "is set to zero;" in of_zero
     assert (same.op, same.alpha) == ("scale", 1.0) and "is multiplied by 1; the" in of_same
 
 
@@ -331,6 +331,18 @@ def test_features_meet_writes_at_the_site_of_their_sae(tmp_path: Path, dictionar
     said = faults("+experiment=mine", folder=body(lines, tmp_path))
     assert "conditions.a.w.order: writes 'v' and 'w' change the same resid_post" in said
     assert "conditions.b" not in said
+
+
+def test_a_grid_of_sets_of_features(tmp_path: Path, dictionary: Path) -> None:
+    text = f"a: {{w: {{{FEATURE}, value: 2}}, grid: {{w.features: [[1, 2], 3]}}}}"
+    cells = design("+experiment=mine", folder=body(text, tmp_path)).conditions[1:]
+    found = [(c.name, c.writes[0].features and c.writes[0].features.indices) for c in cells]
+    assert found == [("a[w.features=1+2]", (1, 2)), ("a[w.features=3]", (3,))]
+
+
+def test_a_number_in_quotes_is_told(tmp_path: Path, dictionary: Path) -> None:
+    said = wrong(tmp_path, f"{FEATURE}, features: [1], value: '4'")
+    assert "in quotes it is a text, without them a number" in said
 
 
 def test_a_grid_of_features_and_values(tmp_path: Path, dictionary: Path) -> None:

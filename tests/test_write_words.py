@@ -13,6 +13,8 @@ from runner.config.compose import config_folders
 from tests.configuring import body, design, faults
 from tests.writing import EDGE, RESID, TWO_HOP, WIDTH, refused, resolved, wrong
 
+WITH_POST_NORMS = ("model.architecture=gemma2",)  # of which nothing is loaded here
+
 # --- Sites --------------------------------------------------------------------------------------------------
 
 
@@ -22,8 +24,8 @@ def test_sites_of_the_whole_model_have_no_layers(tmp_path: Path) -> None:
     )
     assert (embed.site, embed.layers) == ("embed", (0,))
     assert (logits.site, logits.layers, logits.positions.word) == ("logits", (8,), "index:-1")
-    assert "embed: in prefill, the token embedding at the prompt's position -1 is replaced by" in of_embed
-    assert "logits: in prefill, the row of logits at the prompt's position -1" in of_logits
+    assert "embed: in prefill, the token embedding at the prompt's last position is replaced by" in of_embed
+    assert "logits: in prefill, the row of logits at the prompt's last position" in of_logits
     cases = [
         (
             f"site: {site}, layers: 0, value: donor",
@@ -49,7 +51,9 @@ def test_sites_within_a_block(tmp_path: Path) -> None:
         "mlp_out_normed": "the MLP block's output after its post-norm",
     }
     texts = [f"site: {site}, layers: [2, 5], value: donor, positions: last:2" for site in sites]
-    for (site, words), (found, told) in zip(sites.items(), resolved(tmp_path, *texts), strict=True):
+    for (site, words), (found, told) in zip(
+        sites.items(), resolved(tmp_path, *texts, overrides=WITH_POST_NORMS), strict=True
+    ):
         assert (found.site, found.layers) == (site, (2, 5))
         assert f"at layers 2 and 5, in prefill, {words} at the prompt's last 2 positions" in told
 
@@ -68,7 +72,7 @@ def test_logits_are_written_where_they_are_read(tmp_path: Path) -> None:
 def test_operations(tmp_path: Path) -> None:
     cases = [
         ("op: scale, alpha: 0.5", "scale", "is multiplied by 0.5."),
-        ("op: project_out, value: donor", "project_out", "loses its component along that of the donor's"),
+        ("op: project_out, value: donor", "project_out", "loses its component along that at the donor's"),
         ("op: project_out, value: random, alpha: 2", "project_out", "per position and head), times 2."),
         ("op: zero", "zero", "is set to zero."),
     ]
@@ -147,8 +151,8 @@ def test_cut_edges(tmp_path: Path) -> None:
     assert prefill.value == Value("none") and prefill.keys == Positions("first", count=2)
     assert prefill.heads == Heads("query", (0, 3)) and prefill.layers == (2, 3, 4)
     assert (
-        "at layers 2 to 4, in prefill, the attention (query heads 0, 3 only) of the prompt's position -1 to "
-        "its first 2 positions is cut." in of_prefill
+        "at layers 2 to 4, in prefill, the attention (query heads 0, 3 only) of the prompt's last position "
+        "to its first 2 positions is cut." in of_prefill
     )
     assert decode.keys == Positions("first", count=2)
     assert "in decode, the attention of the new token to the prompt's first 2 positions is cut." in of_decode
@@ -196,7 +200,7 @@ def test_back_patching_reads_another_layer_of_the_own_run(tmp_path: Path) -> Non
     found = resolved(tmp_path, *(f"{RESID}, value: '{word}', positions: index:-1" for word in layers))
     for layer, (write, told) in zip(layers.values(), found, strict=True):
         assert write.value == Value("source", SELF, layer=layer)
-        assert f"is replaced by that of the prompt's own position -1 at layer {layer}." in told
+        assert f"is replaced by that at the prompt's own last position in layer {layer}." in told
 
 
 def test_back_patching_is_read_on_the_reference_depth(tmp_path: Path) -> None:
@@ -236,7 +240,7 @@ def test_orthogonal_takes_the_row_that_it_stands_in_for(tmp_path: Path) -> None:
     assert {write.value.kind for write, _ in found} == {"orthogonal"}
     assert found[3][0].value.draws == 4
     assert (
-        "Gaussian noise (orthogonal to that of the donor's last position, and of its norm, 4 different draws "
+        "Gaussian noise (orthogonal to that at the donor's last position, and of its norm, 4 different draws "
         "over the repeats)" in found[3][1]
     )
     assert "orthogonal to row t mod 4 of the donor's last 4 positions" in found[4][1]
@@ -298,6 +302,34 @@ def test_a_vector_needs_neither_window_nor_hold_in_decode(
     refused(tmp_path, [(f"{text}, hold: last", "this write has none; remove it") for text in texts])
 
 
+def test_where_a_value_comes_from_reads_as_a_sentence(tmp_path: Path) -> None:
+    stream, new = "the residual stream after the layer", "the new token's residual stream after the layer"
+    cases = {
+        "value: donor": "at all positions of the prompt is replaced by that at all positions of the donor.",
+        "value: self": "is replaced by that at all positions of the prompt itself.",
+        "value: other_donor, positions: index:0": "that at another item's donor's first position.",
+        "value: other_donor": "that at all positions of another item's donor.",
+        "value: donor, positions: index:-3": f"{stream} at the prompt's position -3 is replaced by that at",
+        "value: donor, positions: last:25%": "that at the last 25% of the donor's positions.",
+        "value: 'mean:targets'": "at all their positions.",
+        "value: donor, op: add, positions: last:2, alpha: -1": (
+            f"{stream} at the donor's last 2 positions is added to that at the prompt's last 2 positions, "
+            "times -1."
+        ),
+        "value: donor, op: add, during: decode, hold: lockstep": (
+            f"{stream} at the donor's t-th generated token is added to that at the new token."
+        ),
+        "value: donor, op: add, during: decode, hold: cycle, positions: last:2": (
+            f"row t mod 2 of the donor's last 2 positions is added to {new}."
+        ),
+        "value: random, op: add, during: decode": f"is added to {new}.",
+    }
+    for (text, words), (_, told) in zip(
+        cases.items(), resolved(tmp_path, *(f"{RESID}, {text}" for text in cases)), strict=True
+    ):
+        assert words in told, text
+
+
 # --- Sources under a condition ------------------------------------------------------------------------------
 
 ABLATED = f"b: {{v: {{{RESID}, op: zero, positions: last:1, during: both}}}}"
@@ -325,7 +357,10 @@ def test_roles_of_the_condition_underneath_are_roles_of_the_condition(tmp_path: 
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        ("c: {}", "w.under: expected another condition (baseline, c), got 'b'"),
+        (
+            "c: {}",
+            "w.under: expected another condition that writes while a source is read (none), got 'b'",
+        ),
         ("bb: {}", "did you mean 'bb'"),
         ("b: {}", "'b' writes nothing; a source from a clean run goes without under"),
         (
@@ -336,7 +371,7 @@ def test_roles_of_the_condition_underneath_are_roles_of_the_condition(tmp_path: 
         (f"b: {{v: {{{RESID}, value: donor, under: a}}}}", "'a' under 'b' under 'a'"),
         (
             f"b: {{v: {{{RESID}, value: donor, under: b}}}}",
-            "b.v.under: expected another condition (baseline, a)",
+            "b.v.under: expected another condition that writes while a source is read (a)",
         ),
     ],
 )
@@ -384,11 +419,11 @@ def test_two_writes_on_one_tensor_need_an_order_at_every_site(tmp_path: Path) ->
         f"{site}: {{v: {{site: {site}, value: donor{one}}}, w: {{site: {site}, op: zero{other}}}}}"
         for site, (one, other) in layers.items()
     )
-    said = faults("+experiment=mine", folder=body(both, tmp_path))
+    said = faults("+experiment=mine", *WITH_POST_NORMS, folder=body(both, tmp_path))
     for site in sites:
         assert f"conditions.{site}.w.order: writes 'v' and 'w' change the same {site}" in said
     ordered = both.replace("donor", "donor, order: 1").replace("zero", "zero, order: 2")
-    design("+experiment=mine", folder=body(ordered, tmp_path))
+    design("+experiment=mine", *WITH_POST_NORMS, folder=body(ordered, tmp_path))
 
 
 def test_two_parts_of_a_text_that_overlap_need_an_order(tmp_path: Path) -> None:

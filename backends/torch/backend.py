@@ -24,7 +24,7 @@ from backends.contract import (
 )
 from backends.measures import Probe, Scored, ScoreRow
 from backends.positions import PositionError
-from backends.rowplan import RowPlan, plan_row, refuse_blind_queries
+from backends.rowplan import RowPlan, plan_for, plan_row
 from backends.rows import Decoded, Row
 from backends.torch import weights
 from backends.torch.capture import capture_prompts, ensure_sources, reduced
@@ -211,20 +211,7 @@ class TorchBackend:
 
     def _plan(self, row: Row) -> RowPlan:
         """Raises PositionError where the row cannot be run as asked."""
-        plan = plan_row(row)
-        refuse_blind_queries(plan, self._loaded.windows, self.info.heads)
-        entire = plan.structural
-        if entire is not None and set(entire.write.layers) != set(range(self.info.layers)):
-            raise PositionError(
-                f"'{entire.write.name}': align {entire.write.align} takes the cache of all layers"
-            )
-        for item in plan.writes:
-            if item.source is not None and item.source.writes:
-                try:
-                    self._plan(item.source.row())
-                except PositionError as error:
-                    raise PositionError(f"the prompt that '{item.write.name}' draws from: {error}") from error
-        return plan
+        return plan_for(row, self._loaded.windows, self.info.heads)
 
     def _prepare(self, plans: Sequence[RowPlan]) -> Recorded:
         """Capture and generate what these rows draw from. What is generated comes first: it draws from

@@ -45,14 +45,10 @@ class SlotMap:
 def check_rope(loaded: Loaded, writes: Sequence[Write]) -> None:
     """Keys can be moved only where positions are rotary, with frequencies that are fixed. Raises BackendError
     otherwise."""
-    moving = any(
-        w.site == "kv_cache" and w.rope == "rerotate" and w.part != "values" and w.value.role for w in writes
-    )
-    if moving and loaded.inverse_frequencies is None:
-        raise BackendError(
-            f"model '{loaded.info.name}': its positions are learned, not rotary, so that a key cannot be "
-            "moved to another position; use rope: keep"
-        )
+    moving = any(write.moves_keys for write in writes)
+    fixed = loaded.layout.facts.fixes_keys
+    if moving and fixed is not None:
+        raise BackendError(f"model '{loaded.info.name}': {fixed}")
     if moving and loaded.rotary_kind in MOVING:
         raise BackendError(
             f"model '{loaded.info.name}': its keys cannot be re-rotated (rotary embedding: "

@@ -13,8 +13,9 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import nn
 
+from backends.architectures import ARCHITECTURES, Architecture
 from backends.contract import BackendError, ModelSource
-from backends.writes import MODULE_SITES, SITES, Site
+from backends.writes import SITES, Site
 
 Side = Literal["input", "output"]
 
@@ -109,10 +110,9 @@ class Layout:
     tokens; rotary: the rotary embedding. Both None where there is no such thing. q_norm, k_norm: per head,
     between q_proj or k_proj and the rotary embedding. attn_norm, mlp_norm: post-norms, between attn_out or
     mlp_out and the residual stream. mid_norm: the norm whose input is the residual stream between attention
-    and MLP. down: what writes the MLP's result, a module or the parameter of all experts. parallel: the key
-    of config.json that, where it is true, says that attention and MLP read one residual stream, so that there
-    is nothing between them. fused: whether torch's fused attention (`sdpa`) computes what the architecture
-    asks of it; where it does not, `eager` runs.
+    and MLP, None where nothing is between them. down: what writes the MLP's result, a module or the parameter
+    of all experts. fused: whether torch's fused attention (`sdpa`) computes what the architecture asks of it;
+    where it does not, `eager` runs.
     """
 
     architecture: str
@@ -132,31 +132,23 @@ class Layout:
     attn_norm: str | None = None
     mid_norm: str | None = "post_attention_layernorm"
     mlp_norm: str | None = None
-    parallel: str | None = None
     fused: bool = True
+
+    @property
+    def facts(self) -> Architecture:
+        """What of the architecture can be known without loading it."""
+        return ARCHITECTURES[self.architecture]
 
     def configured(self, config: Any) -> Layout:
         """The layout of one model. config: transformers' configuration of it."""
-        if self.parallel is not None and getattr(config, self.parallel):
+        if self.facts.parallel is not None and getattr(config, self.facts.parallel):
             return replace(self, mid_norm=None)
         return self
 
     def lacks(self, site: str) -> str | None:
         """The sentence that says that, and why, the architecture has no such site, and which is nearest; None
         where it has it."""
-        if self._path(site) is not None or site not in MODULE_SITES:
-            return None
-        named = f"architecture '{self.architecture}' has no site {site}"
-        if site == "resid_mid":
-            return (
-                f"{named}: its attention and MLP read the same residual stream ({self.parallel}), so that "
-                "nothing is between them; the nearest are resid_pre, which both read, and attn_out"
-            )
-        before = "attn_out" if site == "attn_out_normed" else "mlp_out"
-        return (
-            f"{named}: no norm follows its {'attention' if before == 'attn_out' else 'MLP'}; the nearest is "
-            f"{before}, which is added to the residual stream as it is"
-        )
+        return self.facts.lacks(site, in_parallel=self.mid_norm is None)
 
     def sites(self) -> tuple[Site, ...]:
         """All sites of the vocabulary that the architecture has."""
@@ -236,7 +228,6 @@ _TABLE = (
         projections=Projections.one("attention.query_key_value", "per_head"),
         o_proj="attention.dense",
         down="mlp.dense_4h_to_h",
-        parallel="use_parallel_residual",
     ),
 )
 LAYOUTS: dict[str, Layout] = {layout.architecture: layout for layout in _TABLE}

@@ -10,10 +10,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from runner.config.errors import listed, suggestion
+from runner.config.errors import as_yaml, listed, suggestion
 from runner.config.spec import RESERVED, WriteSpec
 
+Plain = str | int | float | bool
+
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")  # names become columns and folders
+_LISTS = ("layers", "heads", "features")  # fields of a write that take a list
 _SETTABLE = tuple(key for key in RESERVED if key not in ("label", "grid", "same_as"))
 
 
@@ -27,11 +30,11 @@ class BodyFault:
 
 @dataclass(frozen=True)
 class Cell:
-    """One condition that a grid expanded to. values: axis -> value, empty where the command line has set
-    every axis."""
+    """One condition that a grid expanded to. values: axis -> value, a list as a word (`1+2`); empty where the
+    command line has set every axis."""
 
     name: str
-    values: Mapping[str, Any]
+    values: Mapping[str, Plain]
 
 
 Grids = Mapping[str, Sequence[Cell]]
@@ -60,7 +63,9 @@ def split_bodies(
     faults: list[BodyFault] = []
     for name, body in conditions.items():
         if not isinstance(body, Mapping):
-            message = f"expected a mapping of writes, {{}} for a condition that writes nothing, got {body!r}"
+            message = (
+                f"expected a mapping of writes, {{}} for a condition that writes nothing, got {as_yaml(body)}"
+            )
             faults.append(BodyFault((name,), message))
             continue
         for part in (name, *body):
@@ -115,20 +120,20 @@ def expand_names(names: Sequence[Any], grids: Grids) -> list[Any]:
 
 def _no_write(key: str, value: object) -> str:
     return (
-        f"expected a write (a mapping with a site) or one of the keys {listed(RESERVED)}, got {value!r}"
-        f"{suggestion(key, RESERVED)}"
+        f"expected a write (a mapping with a site) or one of the keys {listed(RESERVED)}, got "
+        f"{as_yaml(value)}{suggestion(key, RESERVED)}"
     )
 
 
 def _cells(
     name: str, body: Mapping[str, Any], faults: list[BodyFault], given: Callable[[str, str], bool]
-) -> list[tuple[str, dict[str, Any], dict[str, Any]]]:
+) -> list[tuple[str, dict[str, Any], dict[str, Plain]]]:
     grid = body.get("grid")
     if grid is None:
         return [(name, dict(body), {})]
     if not isinstance(grid, Mapping) or not grid:
         faults.append(
-            BodyFault((name, "grid"), f"expected axes such as {{v_proj.layers: [3, 5]}}, got {grid!r}")
+            BodyFault((name, "grid"), f"expected axes such as {{v_proj.layers: [3, 5]}}, got {as_yaml(grid)}")
         )
         return [(name, dict(body), {})]
     axes = _axes(name, grid, faults)
@@ -146,32 +151,52 @@ def _cells(
             level: Any = cell
             for part in parents:
                 level = level.setdefault(part, {})
-            level[last] = value
-        title = ",".join(f"{axis}={value}" for axis, value in chosen.items())
+            level[last] = copy.copy(value)
+        told = {axis: _word(value) for axis, value in chosen.items()}
+        title = ",".join(f"{axis}={value}" for axis, value in told.items())
         if title and isinstance(cell.get("label"), str):
             cell["label"] = f"{cell['label']} [{title}]"
-        cells.append((f"{name}[{title}]" if title else name, cell, chosen))
+        cells.append((f"{name}[{title}]" if title else name, cell, told))
     return cells
 
 
+def _word(value: Any) -> Plain:
+    """The value of an axis as it stands in names and columns: a list is `1+2`."""
+    return "+".join(map(str, value)) if isinstance(value, list) else value
+
+
 def _axes(name: str, grid: Mapping[str, Any], faults: list[BodyFault]) -> dict[str, list[Any]]:
-    """Axes by dotted path, whether written `{v_proj.layers: [...]}` or `{v_proj: {layers: [...]}}`."""
+    """Axes by dotted path, whether written `{v_proj.layers: [...]}` or `{v_proj: {layers: [...]}}`. Of an
+    axis that is wrong those values that are not, so that its field does not count as missing too."""
     axes: dict[str, list[Any]] = {}
     for key, values in grid.items():
         if isinstance(values, Mapping):
             inner = _axes(name, {f"{key}.{part}": value for part, value in values.items()}, faults)
             axes.update(inner)
-        elif (
-            not isinstance(values, list)
-            or not values
-            or not all(isinstance(v, (str, int, float)) for v in values)
-        ):
-            faults.append(BodyFault((name, "grid", key), f"expected a list of plain values, got {values!r}"))
-        elif len(set(map(str, values))) < len(values):
-            faults.append(BodyFault((name, "grid", key), f"expected values that differ, got {values!r}"))
-        else:
-            axes[key] = values
+            continue
+        lists = str(key).rpartition(".")[2] in _LISTS
+        given = values if isinstance(values, list) else [values]
+        sound = {str(_word(v)): v for v in given if _plain(v) or (lists and _plain_list(v))}
+        if not isinstance(values, list) or not all(_plain(v) or (lists and _plain_list(v)) for v in values):
+            also = ", or of lists of them" if lists else ""
+            message = f"expected a list of plain values{also}, got {as_yaml(values)}"
+            faults.append(BodyFault((name, "grid", key), message))
+        elif not values:
+            faults.append(BodyFault((name, "grid", key), "expected at least one value, got an empty list"))
+        elif len(sound) < len(values):
+            message = f"expected values that differ, got {as_yaml(values)}"
+            faults.append(BodyFault((name, "grid", key), message))
+        if sound:
+            axes[key] = list(sound.values())
     return axes
+
+
+def _plain(value: object) -> bool:
+    return isinstance(value, str | int | float)
+
+
+def _plain_list(value: object) -> bool:
+    return isinstance(value, list) and bool(value) and all(map(_plain, value))
 
 
 def _settable(name: str, axis: str, body: Mapping[str, Any], faults: list[BodyFault]) -> bool:

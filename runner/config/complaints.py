@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from runner.config.errors import listed, suggestion
+from runner.config.errors import as_yaml, listed, suggestion
 from runner.config.spec import Spec
 
 Key = tuple[str | int, ...]
@@ -71,14 +71,14 @@ def complaint(path: Key, details: Sequence[Mapping[str, Any]], mapping: Mapping[
         return f"missing: expected {_noun(path)}"
     named = _by_key(path)
     if named is not None:
-        return f"expected {named}, got {_shown(got)}"
+        return f"expected {named}, got {as_yaml(got)}{_depth_hint(path, got)}"
     words = [word for detail in details if detail["type"] == "literal_error" for word in _words(detail)]
     others = [_phrase(detail) for detail in details if detail["type"] != "literal_error"]
     if words:
         expected = f"one of {listed(words)}" if len(words) > 1 else words[0]
         also = "".join(f", or {phrase}" for phrase in dict.fromkeys(others))
-        return f"expected {expected}{also}, got {_shown(got)}{suggestion(str(got), words)}"
-    return f"expected {' or '.join(dict.fromkeys(others))}, got {_shown(got)}{_yaml_hint(got, kinds)}"
+        return f"expected {expected}{also}, got {as_yaml(got)}{suggestion(str(got), words)}"
+    return f"expected {' or '.join(dict.fromkeys(others))}, got {as_yaml(got)}{_yaml_hint(got, kinds)}"
 
 
 def known_keys(path: Key) -> tuple[str, ...]:
@@ -164,13 +164,12 @@ def _at(mapping: Mapping[str, Any], path: Key) -> Any:
     return level
 
 
-def _shown(value: Any) -> str:
-    if value is None:
-        return "null"
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."
+def _depth_hint(path: Key, value: object) -> str:
+    """A fraction where layers are expected is most likely meant as a depth."""
+    named = [part for part in path if isinstance(part, str)]
+    if named[-1:] == ["layers"] and isinstance(value, float) and 0 < value < 1:
+        return f"; did you mean '{100 * value:g}%'?"
+    return ""
 
 
 def _yaml_hint(value: Any, kinds: set[str]) -> str:

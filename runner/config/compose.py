@@ -361,6 +361,17 @@ def _translated(error: Exception, parsed: Sequence[Override], folders: Sequence[
             f"expected a file of the group '{group}' ({listed(known)}), got '{name}'{suggestion(name, known)}"
         )
         return Problem(source, "defaults", message)
+    twice = re.search(r"(\S+) appears more than once in the final defaults list", text)
+    if twice:
+        message = f"'{twice[1]}' is chosen twice"
+        root = LoadedFile.read(folders[-1] / f"{ROOT_FILE}.yaml", "")
+        if any(isinstance(line, dict) and twice[1] in line for line in root.content["defaults"]):
+            word = twice[1].partition("@")[0]
+            message = (
+                f"'{twice[1]}' is chosen by conf/{ROOT_FILE}.yaml already: the line can go; with "
+                f"'override /{twice[1]}: NAME' another {word} takes its place"
+            )
+        return Problem(source, "defaults", message)
     sentences = [line.strip() for line in text.splitlines() if line.strip()]
     return Problem(source, "", " ".join(sentences[:3]))
 

@@ -42,6 +42,16 @@ def suggestion(word: str, known: Iterable[str]) -> str:
     return f"; did you mean '{found}'?" if found is not None else ""
 
 
+def as_yaml(value: object) -> str:
+    """A value for a sentence, as YAML has it where Python has another word, cut where it is long."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
 def listed(words: Iterable[str]) -> str:
     """Words as a list for a sentence: `a, b, c`, or `none`."""
     return ", ".join(words) or "none"

@@ -12,6 +12,7 @@ from backends.measures import Probe, ProbeKind, Scope
 from backends.probes import kinds as probe_kinds
 from runner.config.errors import listed, suggestion
 from runner.config.layers import LayerError, LayerWord, resolve_layers
+from runner.config.model_faults import lacking
 from runner.config.spec import PromptsSpec, ReadoutSpec, Spec
 from runner.prompts.banks import Prompt
 from runner.prompts.pairing import Banks
@@ -315,6 +316,10 @@ def _unfit(body: ReadoutSpec, known: Sequence[str], spec: Spec) -> Iterator[Faul
                 one_layer(body.scope.layer, spec)
             except LayerError as error:
                 yield ("scope", "layer"), str(error)
+    if body.site is not None and "site" in known:
+        sentence = lacking(body.site, spec.model)
+        if sentence is not None:
+            yield ("site",), sentence
     if "layers" in known:
         try:
             layers_of(body, spec)

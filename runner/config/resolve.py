@@ -30,6 +30,7 @@ from runner.config.spec import (
 )
 from runner.config.values import KV_SITES, QUERY_SITES, WordError, resolve_value
 from runner.config.words import describe
+from runner.config.write_rules import unread_words
 from runner.keys import every_write
 
 # What may differ between two runs of one and the same experiment: where and how it is computed, not what.
@@ -184,6 +185,7 @@ def resolve_write(name: str, write: WriteSpec, spec: Spec, within: tuple[str, ..
     write's own last. Raises as `resolve` does."""
     features = resolve_features(write, spec.model)
     value = resolve_value(write, spec)
+    write = _without_unread(write)
     if write.under is not None:
         value = replace(value, under=resolve_under(write.under, spec, within))
     return Write(
@@ -208,6 +210,15 @@ def resolve_write(name: str, write: WriteSpec, spec: Spec, within: tuple[str, ..
         features=None if features is None else features.chosen,
         round_trip=write.round_trip,
     )
+
+
+def _without_unread(write: WriteSpec) -> WriteSpec:
+    """A kv_cache write whose words that nothing reads say what they usually do, so that two writes that are
+    one computation are equal."""
+    if write.site != "kv_cache":
+        return write
+    usual = {field: WriteSpec.model_fields[field].default for field, _ in unread_words(write)}
+    return write.model_copy(update=usual)
 
 
 def positions_of(write: WriteSpec) -> Positions:
@@ -245,9 +256,11 @@ def resolve_under(name: str, spec: Spec, within: tuple[str, ...] = ()) -> Under:
     """
     _, conditions, _ = spec.stage
     if name not in conditions or name in within[-1:]:
-        known = [other for other in conditions if other not in within[-1:]]
+        others = {other: body for other, body in conditions.items() if other not in within[-1:]}
+        known = [other for other, body in others.items() if _acts_on_a_prompt(body)]
         raise UnderError(
-            f"expected another condition ({listed(known)}), got '{name}'{suggestion(name, known)}"
+            f"expected another condition that writes while a source is read ({listed(known)}), got "
+            f"'{name}'{suggestion(name, others)}"
         )
     if name in within:
         way = " under ".join(f"'{step}'" for step in (*within[within.index(name) :], name))
@@ -269,6 +282,11 @@ def resolve_under(name: str, spec: Spec, within: tuple[str, ...] = ()) -> Under:
     if not writes:
         raise UnderError(f"'{name}' writes nothing; a source from a clean run goes without under")
     return Under(tuple(writes), name)
+
+
+def _acts_on_a_prompt(condition: ConditionSpec) -> bool:
+    writes = condition.writes.values()
+    return bool(writes) and all(one.site != "kv_cache" and one.during != "decode" for one in writes)
 
 
 def resolve_heads(write: WriteSpec, model: ModelSpec) -> Heads | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 import numpy as np
@@ -125,6 +126,8 @@ def resolve_value(write: WriteSpec, spec: Spec) -> Value:
     if word in ("file", "artefact"):
         return Value("constant", constant=_constant(word, rest, write, spec))
     near = suggestion(word if rest else write.value, [form.partition(":")[0] for form in forms])
+    if write.op == "set_feature" and re.fullmatch(r"\d+(\.\d*)?", write.value):
+        near = "; in quotes it is a text, without them a number"
     raise WordError(f"expected one of {listed(forms)}, got '{write.value}'{near}")
 
 

@@ -12,6 +12,7 @@ from runner.config.errors import nearest
 from runner.config.features import FeatureError, SaeFeatures, resolve_features, unreached_values
 from runner.config.inconsistency import Inconsistency, Key, conditions_key
 from runner.config.layers import LayerError
+from runner.config.model_faults import model_faults
 from runner.config.resolve import (
     UnderError,
     layers_of,
@@ -55,6 +56,8 @@ def write_faults(
         if resolved is None:
             continue
         writes.append((write, resolved))
+        for field, message in model_faults(resolved, spec.model):
+            yield Inconsistency((*key, write_name, field), message, (("model", "architecture"),))
         try:
             unreached_values(resolved)  # which reads the weights of its features
         except FeatureError as error:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 
-from backends.writes import LAYERLESS
+from backends.positions import POST_INSTRUCTION
+from backends.writes import LAYERLESS, SELF
 from runner.config.errors import listed, suggestion
 from runner.config.spec import ConditionSpec, WriteSpec
 from runner.config.values import NO_VALUE, RANDOM, SHUFFLED, has_source, shown, value_word
@@ -30,6 +31,8 @@ _OWN_FIELDS: Mapping[str, tuple[str, ...]] = {
 }
 _VECTORS = ("mean", "file", "artefact", "orthogonal", "layer")
 _LAST = ("index:-1", "last:1")
+_SPANS = ("role", "token", POST_INSTRUCTION)
+_MAKE_UNREAD = {"align", "rope", "part", "op", "value", "positions"}
 _ONE_ROW = re.compile(r"(index:.*|first:1|last:1|token:.*|role:.*\.(first|last))", re.DOTALL)
 
 
@@ -149,7 +152,42 @@ def _phase(write: WriteSpec, word: str, body: ConditionSpec) -> Iterator[tuple[s
         )
 
 
+def unread_words(write: WriteSpec) -> Iterator[tuple[str, str]]:
+    """(field, why) for words about another cache that nothing reads in a kv_cache write, given or not.
+
+    Two writes that differ in one of them alone are one and the same.
+    """
+    entire = write.align in ("whole", "concat")
+    if not has_source(write):
+        what = f"op {write.op}" if write.op in NO_VALUE else f"the value {write.value}"
+        if not entire:  # which is refused by itself
+            yield "align", f"align says which slots of two caches meet, and {what} has no other cache"
+        yield "rope", f"rope says what becomes of another cache's keys, and {what} has no other cache"
+        return
+    if write.positions.partition(":")[0] in _SPANS and not entire:
+        yield "align", f"{write.positions} meets the span of the same name, wherever the two stand"
+    elif write.value == SELF and not entire:
+        yield "align", "the prompt's own cache is as long as itself, so that the same slots meet"
+    if write.part == "values":
+        yield "rope", "rope says what becomes of keys, and part: values writes none"
+    elif write.align == "whole":
+        yield "rope", "align whole moves no key"
+
+
+def _unread(write: WriteSpec, body: ConditionSpec) -> Iterator[tuple[str, str]]:
+    """Words that were given and that nothing reads. Those of a grid may be read in its other cells, and those
+    that change nothing there (the own cache, align whole) go with words that differ."""
+    name = next(name for name, each in body.writes.items() if each is write)
+    swept = {axis.removeprefix(f"{name}.") for axis in body.grid if axis.startswith(f"{name}.")}
+    if write.value == SELF or write.align == "whole" or swept & _MAKE_UNREAD:
+        return
+    for field, why in unread_words(write):
+        if write.given(field):
+            yield field, f"{why}; remove it"
+
+
 def _kv(write: WriteSpec, word: str, body: ConditionSpec) -> Iterator[tuple[str, str]]:
+    yield from _unread(write, body)
     if body.recompute:
         yield "site", "kv_cache cannot be written with recompute: true, which keeps no cache"
     if write.min_positions > 1:

@@ -25,6 +25,8 @@ _OUTPUTS = {
 }
 _PARTS = {"both": "keys and values", "keys": "keys", "values": "values"}
 _MATCHED = "Gaussian noise (mean and spread of the row that it replaces, per position and head"
+_NEW = "at the new token"
+_THAT = "that "  # begins the words of a value that is the written site's own, elsewhere
 _HASH_SHOWN = 12  # digits of a content hash
 _FEATURES_SHOWN = 6
 
@@ -69,40 +71,44 @@ def layers_in_words(layers: Sequence[int], depth: int) -> str:
 
 
 def _prefill(write: Write, heads: str) -> str:
-    at = f"at the prompt's {_positions(write.positions)}"
+    where = _positions("the prompt's", write.positions)
     if write.site == "attention_edge":
         assert write.keys is not None
-        own = f"the attention{heads} of the prompt's {_positions(write.positions)}"
-        return f"{own} to its {_positions(write.keys)} is cut."
+        keys = _positions("its", write.keys)
+        return f"the attention{heads} of {where} to {keys} is cut."
     value = _value(write)
     if write.features is not None:
-        return _set(write, write.features, at, value)
-    return _changed(write, f"{_OUTPUTS[write.site]}{heads} {at}", value)
+        return _set(write, write.features, f"at {where}", value)
+    return _changed(write, f"{_OUTPUTS[write.site]}{heads}", f"at {where}", value)
 
 
 def _decode(write: Write, heads: str) -> str:
     if write.site == "attention_edge":
         assert write.keys is not None
-        return f"the attention{heads} of the new token to the prompt's {_positions(write.keys)} is cut."
+        keys = _positions("the prompt's", write.keys)
+        return f"the attention{heads} of the new token to {keys} is cut."
     value = _held(write)
     if write.hold == "sliding":
-        at = f"at the context's {_positions(write.positions)}"
+        at = "at " + _positions("the context's", write.positions)
         if write.features is not None:
             return f"at every step, {_set(write, write.features, at, value)}"
-        return _changed(write, f"at every step, {_OUTPUTS[write.site]}{heads} {at}", value)
+        return f"at every step, {_changed(write, f'{_OUTPUTS[write.site]}{heads}', at, value)}"
     if write.features is not None:
         return _set(write, write.features, "at the new token", value)
-    return _changed(write, f"the new token's {_OUTPUTS[write.site].removeprefix('the ')}{heads}", value)
+    return _changed(write, f"{_OUTPUTS[write.site]}{heads}", _NEW, value)
 
 
-def _changed(write: Write, old: str, value: str) -> str:
-    """What becomes of the old rows."""
+def _changed(write: Write, output: str, at: str, value: str) -> str:
+    """What becomes of the old rows: those of `output`, `at` some positions."""
+    old = f"the new token's {output.removeprefix('the ')}" if at == _NEW else f"{output} {at}"
     if write.op == "zero":
         return f"{old} is set to zero."
     if write.op == "scale":
         return f"{old} is multiplied by {write.alpha:g}."
     if write.op == "project_out":
         return f"{old} loses its component along {value}{_alpha(write)}."
+    if write.op == "add" and value.startswith(_THAT):
+        return f"{output} {value.removeprefix(_THAT)} is added to that {at}{_alpha(write)}."
     if write.op == "add":
         return f"{value} is added to {old}{_alpha(write)}."
     return f"{old} is replaced by {value}."
@@ -115,7 +121,9 @@ def _set(write: Write, features: Features, at: str, value: str) -> str:
     which = f"feature {named}" if len(indices) == 1 else f"the features {named}"
     if len(indices) > _FEATURES_SHOWN:
         which = f"{len(indices)} features ({named}, ...)"
-    are = "is" if len(indices) == 1 else "are"
+    are, own = ("is", "its value") if len(indices) == 1 else ("are", "their values")
+    if value.startswith(_THAT):
+        value = f"{own} {value.removeprefix(_THAT)}"
     done = {"zero": "set to zero", "scale": f"multiplied by {write.alpha:g}"}.get(write.op, f"set to {value}")
     rest = (
         "the SAE's reconstruction takes the place of what is there"
@@ -131,7 +139,7 @@ def _held(write: Write) -> str:
     if not write.value.has_source or write.hold is None:
         return _value(write)
     window = _window(write.value, write.positions)
-    row = f"that of {window}"
+    row = f"{_THAT}at {window}"
     if write.hold == "cycle":
         rows = "n"
         if write.positions.kind in ("first", "last") and write.positions.percent is None:
@@ -144,13 +152,12 @@ def _held(write: Write) -> str:
     elif write.hold == "mean":
         row = f"the mean over {window}"
     elif write.hold == "lockstep":
-        at = "" if write.value.layer is None else f" at layer {write.value.layer}"
-        row = f"that of {_whose(write.value.role)} t-th generated token{at}"
+        row = f"{_THAT}at {_whose(write.value.role)} t-th generated token{_layer(write.value)}"
     return _orthogonal_to(row, write.value) if write.value.kind == "orthogonal" else row
 
 
 def _value(write: Write) -> str:
-    """The value where every position has its own, as `that of` a source's positions."""
+    """The value where every position has its own, as `that at` a source's positions."""
     value = write.value
     if value.kind == "none":
         return ""
@@ -158,7 +165,7 @@ def _value(write: Write) -> str:
         return f"{_MATCHED}{_draws(value)})"
     if value.kind == "mean":
         assert value.prompts is not None
-        return f"the mean over {_prompts(value.prompts)} at their {_positions(write.positions)}"
+        return f"the mean over {_prompts(value.prompts)} at {_positions('their', write.positions)}"
     if value.kind == "number":
         return f"{value.number:g}"
     if value.kind == "constant":
@@ -167,8 +174,8 @@ def _value(write: Write) -> str:
     if value.kind == "orthogonal":
         if value.constant is not None:
             return _orthogonal_to(_vector(value.constant), value)
-        return _orthogonal_to(f"that of {_window(value, write.positions)}", value)
-    return f"that of {_window(value, write.positions)}"
+        return _orthogonal_to(f"{_THAT}at {_window(value, write.positions)}", value)
+    return f"{_THAT}at {_window(value, write.positions)}"
 
 
 def _orthogonal_to(row: str, value: Value) -> str:
@@ -199,10 +206,8 @@ def _prompts(prompts: PromptSet) -> str:
 
 
 def _window(value: Value, positions: Positions) -> str:
-    """Rows of a source, to be put after `that of` or `row t of`."""
-    window = f"{_whose(value.role)} {_positions(positions)}"
-    if value.layer is not None:
-        window += f" at layer {value.layer}"
+    """Rows of a source, to be put after `that at` or `row t of`."""
+    window = _positions(_whose(value.role), positions) + _layer(value)
     if value.kind == "shuffled_window":
         return f"{window}, rows permuted"
     if value.kind == "shuffled_sequence":
@@ -210,10 +215,14 @@ def _window(value: Value, positions: Positions) -> str:
     return window
 
 
+def _layer(value: Value) -> str:
+    return "" if value.layer is None else f" in layer {value.layer}"
+
+
 def _kv(write: Write, where: str, heads: str, replayed: bool) -> str:
     part, whose = _PARTS[write.part], _whose(write.value.role)
     when = "before the last prompt token is fed" + (" again" if replayed else "")
-    slots = "" if write.positions.kind == "all" else f" at the {_positions(write.positions, 'slot')}"
+    slots = "" if write.positions.kind == "all" else f" at {_positions('the', write.positions, 'slot')}"
     sink = ", the first slot being kept" if write.keep_sink else ""
     if write.op == "zero":
         return f"the cached {part}{heads} of the prompt are set to zero {where}{slots}{sink}, {when}."
@@ -264,24 +273,29 @@ def _heads(heads: Heads) -> str:
     return f"{kind} {noun} {', '.join(map(str, heads.indices))}"
 
 
-def _positions(positions: Positions, noun: str = "position") -> str:
-    """`last 16 positions`, to be put after `the donor's` or `the`."""
+def _positions(owner: str, positions: Positions, noun: str = "position") -> str:
+    """`the donor's last 16 positions`, `all positions of the prompt`. owner: whose they are, as a word that
+    goes before a noun (`the prompt's`, `its`, `the`)."""
     if positions.kind == "all":
-        return f"{noun}s, all of them"
+        if not owner.removesuffix(" own").endswith("'s"):
+            return f"all {owner} {noun}s"
+        whom = owner.removesuffix(" own").removesuffix("'s")
+        return f"all {noun}s of {whom}{' itself' if owner.endswith(' own') else ''}"
     if positions.kind == "index":
-        return f"{noun} {positions.count}"
+        end = {0: "first", -1: "last"}.get(positions.count)
+        return f"{owner} {noun} {positions.count}" if end is None else f"{owner} {end} {noun}"
     if positions.kind == "role":
         part = f"{positions.end} {noun}" if positions.end else f"{noun}s"
-        return f"{part} of the span '{positions.role}'"
+        return f"the {part} of {owner} span '{positions.role}'"
     if positions.kind == "token":
-        return f"last '{positions.name}' ({noun} of its last token)"
+        return f"{owner} last '{positions.name}' ({noun} of its last token)"
     if positions.kind == "post_instruction":
-        return f"{noun}s after the instruction"
+        return f"{owner} {noun}s after the instruction"
     if positions.percent is not None:
-        return f"{positions.kind} {positions.percent:g}% of {noun}s"
+        return f"the {positions.kind} {positions.percent:g}% of {owner} {noun}s"
     if positions.count == 1:
-        return f"{positions.kind} {noun}"
-    return f"{positions.kind} {positions.count} {noun}s"
+        return f"{owner} {positions.kind} {noun}"
+    return f"{owner} {positions.kind} {positions.count} {noun}s"
 
 
 def _alpha(write: Write) -> str:
