@@ -24,6 +24,7 @@ _SHARES = (">=8", ">=5", "0")
 _VERDICTS = {"met": "green", "not met": "bold red", "undecided": "yellow"}
 _MOST_EXPECTED = 2  # gates that say what was announced, in full; more are counted
 _WIDEST_NAME = 34
+_ALWAYS = ("inert", "shadowed")  # writes of which nothing is left are named, also where that was announced
 _STYLES = {"fail": "bold red", "warn": "yellow", "expected": "dim", "pass": "green"}
 
 
@@ -66,16 +67,17 @@ def _judged(verdict: str, sentence: str, styles: Mapping[str, str]) -> Text:
 
 
 def _gates(gates: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
-    """Verdict and sentence of every gate that calls for attention; of many that say what was announced, how
-    many they are."""
-    told = [(gate["verdict"], gate["sentence"]) for gate in gates]
-    kinds = Counter(gate["gate"] for gate in gates if gate["verdict"] == "expected")
-    if kinds.total() <= _MOST_EXPECTED:
+    """Verdict and sentence of every gate that calls for attention, inert writes always among them; of many
+    others that say what was announced, how many they are."""
+    counted = [gate for gate in gates if gate["verdict"] == "expected" and gate["gate"] not in _ALWAYS]
+    kinds = Counter(gate["gate"] for gate in counted)
+    few = kinds.total() <= _MOST_EXPECTED
+    told = [(gate["verdict"], gate["sentence"]) for gate in gates if few or gate not in counted]
+    if few:
         return told
     which = ", ".join(f"{count(number)} {name}" for name, number in kinds.items())
     found = f"{plural(kinds.total(), 'finding')} that the experiment announces or implies ({which})"
-    rest = [each for each in told if each[0] != "expected"]
-    return [*rest, ("expected", f"{found}; summary.md has each.")]
+    return [*told, ("expected", f"{found}; summary.md has each.")]
 
 
 def _checks(checks: Sequence[Mapping[str, Any]], *, wide: bool) -> Table:
