@@ -131,7 +131,12 @@ class Footprint:
 
 
 class Backend(Protocol):
-    """A loaded model that runs batches. Implementations: backends.torch, backends.mlx."""
+    """A loaded model that runs batches. Implementations: backends.torch, backends.mlx.
+
+    Rows with `weights` run in the model without that direction, whatever else is in their batch. Where the
+    model makes that inexact they come back invalid, with the reason of `orthogonalised`. What is defined by
+    the unpatched model - perplexity, the clean side of kl - is measured with the weights in place.
+    """
 
     @property
     def info(self) -> ModelInfo: ...
@@ -177,8 +182,9 @@ class Backend(Protocol):
     def orthogonalised(self, direction: np.ndarray) -> AbstractContextManager[None]:
         """The model with `direction` [width] taken out of every matrix that writes to the residual stream.
 
-        Raises BackendError where that is not the same as project_out at every residual site: tied embeddings,
-        post-norms.
+        Rows whose `weights` are that direction run within it as they are, so that many batches of them cost
+        one change of the weights. Raises BackendError where that is not the same as project_out at every
+        residual site: tied embeddings, post-norms.
         """
         ...
 

@@ -13,6 +13,7 @@ ProbeKind = Literal[
     "next_token",
     "log_odds",
     "rank",
+    "accuracy",
     "top_k",
     "kl",
     "lens",
@@ -41,10 +42,10 @@ class Probe:
     the units and invariances of each, stand in backends/probes/.
 
     name: the front of the columns that it gives. tokens, against: token sets of the ScoreRow, by name
-    (next_token, log_odds, rank, lens, patchscope). top: of top_k. layers: of lens and patchscope (resid_post)
-    and the two of geometry (early, late). position: the prompt position that next_token, log_odds, rank,
-    top_k, kl, lens and patchscope read; -1 is the last. windows: of geometry, numbers of last positions.
-    site: of geometry.
+    (next_token, log_odds, rank, accuracy, lens, patchscope). top: of top_k. layers: of lens and patchscope
+    (resid_post) and the two of geometry (early, late). position: the prompt position that next_token,
+    log_odds, rank, accuracy, top_k, kl, lens and patchscope read; -1 is the last. at: in its place, the name
+    of a position of the ScoreRow. windows: of geometry, numbers of last positions. site: of geometry.
     """
 
     kind: ProbeKind
@@ -55,6 +56,7 @@ class Probe:
     top: int = 5
     layers: tuple[int, ...] = ()
     position: int = -1
+    at: str = ""
     windows: tuple[int, ...] = (16,)
     site: Site = "v_proj"
     scope: Scope | None = None
@@ -63,11 +65,12 @@ class Probe:
 @dataclass(frozen=True)
 class ScoreRow:
     """A row to measure with probes. continuation: fixed tokens after its prompt (logprob, perplexity).
-    tokens: token sets by name."""
+    tokens: token sets by name. positions: positions of its prompt by name, counted from 0 (`Probe.at`)."""
 
     row: Row
     continuation: tuple[int, ...] = ()
     tokens: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    positions: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -154,15 +154,36 @@ def _plan_write(row: Row, write: Write, slots: int) -> WritePlan:
             )
         drawn = None if order is None else _window(row, write, order)
         if drawn is not None:
-            _same_length(write, len(target), len(drawn))
-            count = min(len(target), len(drawn))
-            first = write.positions.kind == "first"
-            target = target[:count] if first else target[len(target) - count :]
-            drawn = drawn[:count] if first else drawn[len(drawn) - count :]
+            target, drawn = _met(write, target, drawn)
         prefill = Pairs(target, drawn).where(_long_enough(row, write, target, slots))
     if write.during in ("decode", "both") and order is not None:
         window = _window(row, write, order)
+        if write.hold == "sliding" and write.source_positions is not None:
+            window = _spread(write, write.positions.count, window)
     return WritePlan(write, source, asked, prefill, window)
+
+
+def _met(write: Write, target: np.ndarray, drawn: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The target positions that are written and, for each, the source position that is written there."""
+    if write.source_positions is not None:
+        return target, _spread(write, len(target), drawn)
+    _same_length(write, len(target), len(drawn))
+    count = min(len(target), len(drawn))
+    if write.positions.kind == "first":
+        return target[:count], drawn[:count]
+    return target[len(target) - count :], drawn[len(drawn) - count :]
+
+
+def _spread(write: Write, count: int, drawn: np.ndarray) -> np.ndarray:
+    """The source positions for `count` positions to write: one for all of them, or one for each."""
+    if len(drawn) == 1:
+        return np.repeat(drawn, count)
+    if len(drawn) != count:
+        raise PositionError(
+            f"'{write.name}' writes {count} positions ({write.positions.word}) and reads {len(drawn)} "
+            f"({write.read_at.word} of the prompt that it draws from); expected one, or as many"
+        )
+    return drawn
 
 
 def _plan_edges(row: Row, write: Write, slots: int) -> WritePlan:
@@ -250,7 +271,7 @@ def _long_enough(row: Row, write: Write, target: np.ndarray, prefilled: int) -> 
 
 
 def _window(row: Row, write: Write, order: np.ndarray) -> np.ndarray:
-    window = write.positions.resolve(len(order), row.spans_of(write.value.role))
+    window = write.read_at.resolve(len(order), row.spans_of(write.value.role))
     chosen = order[np.array(window, dtype=np.int64)]
     if write.value.kind == "shuffled_window":
         chosen = chosen[permutation(shuffle_stream(row, write), len(chosen))]
@@ -273,7 +294,12 @@ def shuffle_stream(row: Row, write: Write) -> int:
 
 
 def noise_stream(row: Row, write: Write, layer: int, part: str = "") -> int:
-    """The stream of a random value at one layer."""
+    """The stream of a random value at one layer. In place of a fixed vector one vector is drawn: its stream
+    knows that vector, and the layer only where another vector is written at each."""
+    constant = write.value.constant
+    if constant is not None:
+        own = layer if constant.array.ndim > 1 else -1
+        return stream_of(row.value_stream, row.draw % write.value.draws, "vector", constant.digest, own)
     return stream_of(row.value_stream, row.draw % write.value.draws, write.site, layer, part)
 
 
@@ -283,6 +309,10 @@ def _plan_kv(row: Row, write: Write, source: SourceRun | None, slots: int) -> Wr
         raise PositionError(f"kv_cache takes no {write.op} with a value of the kind {write.value.kind}")
     if write.value.layer is not None:
         raise PositionError("kv_cache takes each layer's keys and values from the same layer")
+    if write.source_positions is not None:
+        raise PositionError("align says which slots of two caches meet; kv_cache takes no source_positions")
+    if write.value.constant is not None:
+        raise PositionError("kv_cache takes no fixed vector, nor noise of the norm of one")
     if write.during != "prefill":
         raise PositionError("kv_cache is written between prefill and decode; `during` must be prefill")
     if not write.has_old:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
 from backends.positions import Span
-from backends.writes import SELF, Value, Write
+from backends.writes import SELF, Constant, Value, Write
 
 Finish = Literal["eos", "length"]
 _OF_SOURCE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*/")  # the front of a span's name where it is a source's
@@ -37,7 +37,8 @@ class Row:
     cache, every step a whole forward. replay_last_token: all T slots prefilled, then the last token fed
     again at position T (published procedure). spans: (start, end) in tokens of the marked parts of the
     prompts: `NAME` of ids, `SOURCE/NAME` of the source in that role. One mapping, because all of them are
-    part of what a trial is; `spans_of` takes it apart.
+    part of what a trial is; `spans_of` takes it apart. weights: a direction [width] that is taken out of the
+    model's weights while this row runs, its sources included; None: they stay as they stand.
     """
 
     ids: tuple[int, ...]
@@ -50,6 +51,7 @@ class Row:
     draw: int = 0
     recompute: bool = False
     replay_last_token: bool = False
+    weights: Constant | None = None
 
     def spans_of(self, role: str) -> dict[str, Span]:
         """Marked parts by name: of the row's own prompt (SELF), or of the source in a role."""
@@ -57,6 +59,14 @@ class Row:
             return {name: span for name, span in self.spans.items() if not _OF_SOURCE.match(name)}
         front = f"{role}/"
         return {name.removeprefix(front): span for name, span in self.spans.items() if name.startswith(front)}
+
+
+def by_weights(rows: Sequence[Row]) -> list[tuple[Constant | None, list[int]]]:
+    """The rows (indices) that run in a model with the same weights, those as they stand first."""
+    found: dict[Constant | None, list[int]] = {None: []}
+    for index, row in enumerate(rows):
+        found.setdefault(row.weights, []).append(index)
+    return [(changed, chosen) for changed, chosen in found.items() if chosen]
 
 
 @dataclass(frozen=True)

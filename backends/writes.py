@@ -89,7 +89,7 @@ class Heads:
 class Constant:
     """Fixed vectors from a file or an artefact. array: [width], the same at every layer, or [layers of the
     model, width], float32. digest: hash of its content, which stands for it in equality and in result keys;
-    name: what a reader calls it."""
+    name: what a reader calls it (a path, `artefact 'direction', layer 4`)."""
 
     digest: str
     array: np.ndarray = field(compare=False, repr=False)
@@ -125,12 +125,14 @@ class Value:
     kind: `source` (activations of another prompt's run, named by `role`), `shuffled_window` (the source's
     window with its rows permuted), `shuffled_sequence` (the window drawn after permuting the source's whole
     sequence), `random` (Gaussian, per position and head with the mean and standard deviation of the row that
-    it replaces), `orthogonal` (Gaussian, orthogonal to the row or vector that it stands in for - the source's
-    in `role`, or `constant` - and of its norm), `mean` (over the prompts of `prompts` and, in each, over the
-    positions of the write: one vector per layer), `constant` (a fixed vector), `number` (the value of a
-    feature), `none` (zero, scale, mask). draws: how many different random draws the repeats of a trial cycle
-    through. layer: the layer that the source is read at where that is not the one written (back-patching).
-    under: captures the source with these writes instead of clean.
+    it replaces; with a `constant`, of its norm), `orthogonal` (Gaussian, orthogonal to the row or vector that
+    it stands in for - the source's in `role`, or `constant` - and of its norm), `mean` (over the prompts of
+    `prompts` and, in each, over the positions of the write: one vector per layer), `constant` (a fixed
+    vector), `number` (the value of a feature), `none` (zero, scale, mask). What is drawn in place of a
+    constant is one vector, as that is: the same at every site, position and step of a trial, and at every
+    layer where the constant is. draws: how many different random draws the repeats of a trial cycle through.
+    layer: the layer that the source is read at where that is not the one written (back-patching). under:
+    captures the source with these writes instead of clean.
     """
 
     kind: ValueKind
@@ -146,6 +148,11 @@ class Value:
     def has_source(self) -> bool:
         """Whether it is read from a run of the prompt in `role`."""
         return bool(self.role)
+
+    @property
+    def has_vector(self) -> bool:
+        """Whether one vector per layer stands behind it: a constant, a mean or the value of a feature."""
+        return self.constant is not None or self.prompts is not None or self.number is not None
 
 
 @dataclass(frozen=True)
@@ -164,8 +171,9 @@ class Write:
     """One write into the model, fully resolved: absolute layers, no words of an experiment.
 
     positions are counted on the target for prefill and on the source for the window that decode draws from.
-    For kv_cache they are counted over the cached slots. `order` ranks writes on one tensor (lower first).
-    layers: of embed (0,), of logits the last one alone.
+    source_positions are counted on the source in both, where those differ from `positions`: one row for all
+    positions written, or a row for each. For kv_cache positions are counted over the cached slots. `order`
+    ranks writes on one tensor (lower first). layers: of embed (0,), of logits the last one alone.
 
     op, with x what is there, v the value, both [width] (or the columns of `heads`): replace: v; add: x +
     alpha u v / |v| where u is |v| (unit direction_norm: x + alpha v), |x| (resid_norm) or 1 (raw); scale:
@@ -195,6 +203,12 @@ class Write:
     keys: Positions | None = None
     features: Features | None = None
     round_trip: bool = False
+    source_positions: Positions | None = None
+
+    @property
+    def read_at(self) -> Positions:
+        """Positions of the source, whose rows are written."""
+        return self.positions if self.source_positions is None else self.source_positions
 
     @property
     def has_old(self) -> bool:
@@ -235,10 +249,11 @@ class Write:
     def counted_on(self) -> tuple[str, ...]:
         """The prompts on which `positions` are counted: SELF for the row's own, and the role of the source.
 
-        Empty for a decode write without a source, which has no window.
+        Empty for a decode write without a source, which has no window. `source_positions` are counted on the
+        source instead of them.
         """
         own = self.site in ("kv_cache", "attention_edge") or self.during in ("prefill", "both")
-        source = self.value.has_source
+        source = self.value.has_source and self.source_positions is None
         return tuple(dict.fromkeys((*((SELF,) if own else ()), *((self.value.role,) if source else ()))))
 
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -13,14 +14,14 @@ from backends.contract import Backend, BackendError, OutOfMemory
 from backends.measures import Measured, Probe, Scored, ScoreRow
 from backends.rows import Decoded, Finish, Receipt
 from backends.tokenizer import Tokenizer
+from backends.writes import Constant
 from runner.config.readouts import Readout
 from runner.keys import receipt_order
 from runner.plan import Trial
 from runner.schedule import batches
-from runner.scores.behaviour import behaviour
+from runner.scores.scoring import Scorer, Scores
 
 Result = dict[str, Any]
-Scores = dict[str, float | int | list[float | None] | None]
 
 
 class Watcher(Protocol):
@@ -43,9 +44,9 @@ class Pass:
     def row(self, trial: Trial, output: tuple[int, ...]) -> ScoreRow:
         """A trial as this call takes it."""
         if self.of_output:
-            return ScoreRow(trial.row, output, trial.tokens)
+            return ScoreRow(trial.row, output, trial.tokens, trial.positions)
         fixed = () if self.follows is None else trial.continuations[self.follows]
-        return ScoreRow(trial.row, fixed, trial.tokens)
+        return ScoreRow(trial.row, fixed, trial.tokens, trial.positions)
 
 
 def passes(readouts: Sequence[Readout]) -> tuple[Pass, ...]:
@@ -76,6 +77,26 @@ class Outcome:
 
 
 @dataclass
+class _Weights:
+    """The weights that a model has now. entered: what will put them back."""
+
+    backend: Backend
+    entered: ExitStack
+    now: Constant | None = None
+
+    def change(self, asked: Constant | None) -> None:
+        """Give the model the weights that a batch asks for, unless it has them. Where it cannot have them the
+        rows of that batch say so."""
+        if asked == self.now:
+            return
+        self.entered.close()
+        self.now = asked
+        if asked is not None:
+            with suppress(BackendError):
+                self.entered.enter_context(self.backend.orthogonalised(asked.array))
+
+
+@dataclass
 class Executor:
     """Runs trials on a backend. record: called with the results of each finished batch, before the next
     begins."""
@@ -90,15 +111,21 @@ class Executor:
 
     def run(self, trials: Sequence[Trial]) -> None:
         """Run all trials. A trial that raises ends as `failed` and the others go on; BackendError and
-        KeyboardInterrupt end the run, whatever has finished being recorded."""
+        KeyboardInterrupt end the run, whatever has finished being recorded. Weights that a condition changes
+        are changed once for all of its batches."""
         queue = [list(batch) for batch in batches(trials, self.backend.footprint, self.most_rows)]
         queue.reverse()
+        with ExitStack() as changed:
+            self._run(queue, _Weights(self.backend, changed))
+
+    def _run(self, queue: list[list[Trial]], weights: _Weights) -> None:
         while queue:
             batch = queue.pop()
             if self.most_rows is not None and len(batch) > self.most_rows:
                 queue += [batch[self.most_rows :], batch[: self.most_rows]]
                 continue
             try:
+                weights.change(batch[0].row.weights)
                 results = self._batch(batch)
             except BackendError:
                 raise
@@ -149,13 +176,13 @@ def measure(
         rows = [each.row(batch[at], _output(decoded[at])) for at in runs]
         for at, found in zip(runs, backend.score(rows, each.probes) if rows else (), strict=True):
             scored[at].append(found)
-    kinds = [readout.kind for readout in readouts]
+    scorer = Scorer.of(readouts)
     results = []
     for trial, text, measured in zip(batch, decoded, scored, strict=True):
         outcome = outcome_of(text, measured)
         words = tokenizer.decode(outcome.output_ids)
-        values = {name: _stored(value) for name, value in outcome.values.items() if value is not None}
-        results.append(result_of(trial, outcome, words, text_scores(words, kinds) | values))
+        values = {name: _stored(value) for name, value in outcome.values.items()}
+        results.append(result_of(trial, outcome, words, scorer.scores(words, trial.words, values)))
     times["score"] += time.perf_counter() - middle
     return results
 
@@ -182,14 +209,6 @@ def outcome_of(decoded: Decoded | None, scored: Sequence[Scored]) -> Outcome:
         decoded.finish,
         decoded.min_margin,
     )
-
-
-def text_scores(text: str, kinds: Sequence[str]) -> Scores:
-    """The scores that need the text alone. kinds: those of the readouts."""
-    if "behaviour" not in kinds:
-        return {}
-    found = behaviour(text)
-    return {"score": found.score, "markers": found.markers, "bonus": found.bonus, "strict": found.strict}
 
 
 def blank(key: str, status: str, reason: str) -> Result:

@@ -1,4 +1,4 @@
-"""One run: prepare, choose its folder, take over what is known, compute the rest, join, summarise."""
+"""One run: its folder, its stages one after the other, the table of all of them, the summary."""
 
 from __future__ import annotations
 
@@ -16,22 +16,20 @@ from rich.text import Text
 
 from analyses.gate import Gate
 from analyses.gates import blocking, unusable
-from analyses.join import join
 from analyses.summary import write_summary
 from analyses.tables import Run
 from runner import status as codes
-from runner.config.check import check, resolved_mapping
+from runner.config.check import Experiment, check_experiment, resolved_mapping
 from runner.config.compose import Composed
-from runner.config.resolve import config_hash, resolve
-from runner.config.spec import Spec
-from runner.execute import Executor
-from runner.plan_gates import plan_gates
-from runner.prepare import Prepared, plan_table, prepare
-from runner.progress import ProgressWatcher
-from runner.results.manifest import build, now
-from runner.results.resume import CannotResume, Choice, changed_inputs, choose, earlier_results, own_results
-from runner.results.store import FINISHED, RunFolder, read_manifest, read_segments
+from runner.config.resolve import config_hash
+from runner.prepare import Prepared
+from runner.results.manifest import describe_run, now
+from runner.results.resume import CannotResume, Choice, changed_inputs, choose
+from runner.results.store import FINISHED, RunFolder, read_manifest
 from runner.speaker import Speaker
+from runner.stages.course import prepare_first, run_stages
+from runner.stages.measure import StageInterrupted, join_stage
+from runner.stages.run import StagedRun, concatenated
 
 
 @dataclass(frozen=True)
@@ -51,11 +49,12 @@ def run_job(
     Raises ConfigurationError and BackendError before anything is computed. KeyboardInterrupt is taken as
     the wish to stop: what is finished is kept, and the status is 130.
     """
-    spec = check(composed)
+    checked = check_experiment(composed)
+    spec = checked.spec
     if spec.dry_run:
         from runner.dry_run import dry_run
 
-        return RunResult(dry_run(resolve(spec), console, config_dir, Path(spec.output_root)))
+        return RunResult(dry_run(checked, console, config_dir, Path(spec.output_root)))
     config = resolved_mapping(composed)
     digest = config_hash(config)
     experiment = Path(spec.output_root) / spec.experiment.name
@@ -70,86 +69,109 @@ def run_job(
         console.print(Text(f"{choice.finished} is finished: nothing to do."))
         return RunResult(codes.DONE, choice.finished, read_summary(choice.finished))
     started = time.perf_counter()
-    prepared = prepare(resolve(spec), config_dir)
+    first = prepare_first(checked, config_dir)
     load_seconds = time.perf_counter() - started
     new = choice.unfinished is None
     opened = RunFolder.create(experiment) if choice.unfinished is None else RunFolder.open(choice.unfinished)
     with opened as folder, Speaker(console, folder.path / "run.log") as speaker:
-        return _Job(spec, config, digest, prepared, speaker, command, folder, load_seconds).run(
-            resumed=not new
-        )
+        job = _Job(composed, checked, config, digest, first, speaker, command, folder, config_dir)
+        return job.run(resumed=not new, load_seconds=load_seconds)
 
 
 @dataclass
 class _Job:
-    spec: Spec
+    composed: Composed
+    checked: Experiment
     config: Mapping[str, Any]
     digest: str
-    prepared: Prepared
+    first: Prepared
     speaker: Speaker
     command: Sequence[str]
     folder: RunFolder
-    load_seconds: float
+    config_dir: Path | None
+    manifest: dict[str, Any] = field(default_factory=dict)
 
-    def run(self, resumed: bool) -> RunResult:
-        prepared = self.prepared
-        manifest = self._manifest(prepared)
+    def run(self, resumed: bool, load_seconds: float) -> RunResult:
+        self.manifest = self._manifest()
+        run = StagedRun(
+            self.composed,
+            self.config_dir,
+            self.folder,
+            self.speaker,
+            self.checked.spec.quiet,
+            self.checked.staged,
+            lambda: self._write_manifest(run),
+        )
+        run.spent("load", load_seconds)
         if resumed:
-            refusal = self._changed(manifest)
+            refusal = self._changed()
             if refusal is not None:
                 self.speaker.say(refusal, "red")
                 return RunResult(codes.CONFIGURATION, self.folder.path)
-            self._remember_attempts(manifest)
+            self._remember_attempts()
         self.folder.write_text("config.yaml", yaml.safe_dump(dict(self.config), sort_keys=False))
-        self.folder.write_json("manifest.json", manifest)
-        plan = plan_table(prepared.plan, prepared.design)
-        self.folder.write_plan(plan)
-        self._introduce(prepared)
-        done = self._known(prepared)
-        todo = {t.key: t for t in prepared.plan.trials if t.invalid is None and t.key not in done}
-        watcher = ProgressWatcher(self.speaker, len(todo), self.spec.quiet)
-        executor = Executor(
-            prepared.backend,
-            prepared.tokenizer,
-            prepared.design.measured,
-            self.folder.append,
-            watcher,
-            prepared.design.backend.max_rows,
-        )
+        self._write_manifest(run)
+        if self.checked.staged:
+            question = self.checked_question()
+            self.speaker.say(f"{self.folder.name}{f': {question}' if question else ''}", "bold")
         try:
-            with watcher.showing():
-                executor.run(list(todo.values()))
+            run_stages(self.checked, run, self.first)
+        except StageInterrupted as error:
+            return self._interrupted(run, error)
         except KeyboardInterrupt:
-            return self._interrupted(manifest, plan, watcher)
+            return self._interrupted(run, None)
         except Exception as error:
             self.speaker.say(f"stopped: {error}", "red")
-            self._close(manifest, plan, "interrupted", codes.CRASH)
+            self._close(run, "interrupted", codes.CRASH)
             raise
-        manifest["times"]["seconds"] = {"load": self.load_seconds, **executor.times}
-        if todo:
-            told = [f"{len(todo):,} trials in {watcher.seconds:.1f} s", watcher.speed]
-            self.speaker.say(", ".join(filter(None, told)))
-        if self.spec.profile:
-            self._profile(manifest["times"]["seconds"])
-        return self._finish(prepared, manifest, plan)
+        if self.checked.spec.profile:
+            self._profile(run.times)
+        return self._finish(run)
 
-    def _manifest(self, prepared: Prepared) -> dict[str, Any]:
-        return build(
+    def checked_question(self) -> str:
+        """The question of the whole experiment, which its stages do not repeat."""
+        told = self.config.get("experiment", {}).get("question", "")
+        return str(told)
+
+    def _manifest(self) -> dict[str, Any]:
+        prepared = self.first
+        manifest = describe_run(
             prepared.design,
             self.config,
             self.digest,
             self.command,
             prepared.backend.info,
             prepared.tokenizer.fingerprint,
-            prepared.banks,
-            prepared.pairing,
-            self.spec.allow_inert,
-            plan_gates(prepared.design, prepared.plan),
+            self.checked.spec.allow_inert,
         )
+        if self.checked.staged:
+            name = self.checked.spec.experiment.name
+            manifest["experiment"] = {"name": name, "question": self.checked_question()}
+        for part, found in (("findings", self.checked.findings), ("figures", self.checked.figures)):
+            if found:
+                manifest[part] = {key: one.model_dump(mode="json") for key, one in found.items()}
+        return manifest
 
-    def _changed(self, manifest: Mapping[str, Any]) -> str | None:
+    def _write_manifest(self, run: StagedRun) -> None:
+        """Write the manifest with what is known of the stages by now."""
+        if self.checked.staged:
+            self.manifest["stages"] = {
+                stage.name: {"kind": stage.kind, "status": "pending", "reason": None, "question": ""}
+                | run.sections.get(stage.name, {})
+                for stage in self.checked.stages
+            }
+        else:
+            for section in run.sections.values():
+                kept = {key: value for key, value in section.items() if key not in _OF_STAGES}
+                self.manifest.update(kept)
+        self.folder.write_json("manifest.json", self.manifest)
+
+    def _changed(self) -> str | None:
         old = read_manifest(self.folder.path)
-        changed = [] if old is None else changed_inputs(old, manifest)
+        if old is None:
+            return None
+        banks = {name: (str(bank.path), bank.sha256) for name, bank in self.first.banks.items()}
+        changed = changed_inputs(old, self.manifest["model"], banks)
         if not changed:
             return None
         return (
@@ -157,94 +179,50 @@ class _Job:
             "what changed, or run without resume=true to start a new version."
         )
 
-    def _introduce(self, prepared: Prepared) -> None:
-        pairing, design = prepared.pairing, prepared.design
-        question = f": {design.question}" if design.question else ""
-        self.speaker.say(f"{self.folder.name}{question}", "bold")
-        distinct = (
-            f"{pairing.distinct_donors} donors, {pairing.distinct_targets} targets, "
-            f"{pairing.distinct_pairs} pairs"
-        )
-        self.speaker.say(
-            f"{len(prepared.plan.trials):,} trials: {len(design.conditions)} conditions, "
-            f"{pairing.items} items ({distinct}), "
-            f"{design.repeats} repeat{'s' if design.repeats > 1 else ''}; "
-            f"{design.model.name} on {design.backend.name}"
-        )
-        for note in design.layer_notes:
-            self.speaker.say(note, "dim")
-
-    def _known(self, prepared: Prepared) -> dict[str, dict[str, Any]]:
-        """Results that this version has, or that earlier versions have and this one now takes over."""
-        wanted = {t.key for t in prepared.plan.trials if t.invalid is None}
-        stored = read_segments(self.folder.path)
-        own = own_results(self.folder.path, wanted, prepared.design.columns, prepared.design.text_kinds)
-        taken = earlier_results(
-            self.folder.path.parent,
-            wanted - own.keys(),
-            self.folder.path,
-            prepared.design.columns,
-            prepared.design.text_kinds,
-            lambda sentence: self.speaker.say(sentence, "yellow"),
-        )
-        unstored = [*(r for key, r in own.items() if key not in stored), *taken.values()]
-        if unstored:
-            self.folder.append(unstored)
-        if taken:
-            origins = sorted({result["origin"] for result in taken.values()})
-            self.speaker.say(f"{len(taken):,} results taken over from {', '.join(origins)}")
-        if own:
-            self.speaker.say(f"{len(own):,} results were already here")
-        return own | taken
-
-    def _remember_attempts(self, manifest: dict[str, Any]) -> None:
+    def _remember_attempts(self) -> None:
         """A resumed run keeps when it began, and who computed the part that it already has."""
         old = read_manifest(self.folder.path)
         if old is not None:
             told = {key: old.get(key) for key in ("command", "git", "host", "pid", "packages", "times")}
-            manifest["attempts"] = [*old.get("attempts", []), told]
-            manifest["times"]["started"] = old["times"]["started"]
+            self.manifest["attempts"] = [*old.get("attempts", []), told]
+            self.manifest["times"]["started"] = old["times"]["started"]
 
-    def _interrupted(self, manifest: dict[str, Any], plan: pa.Table, watcher: ProgressWatcher) -> RunResult:
-        again = " ".join([*self.command, *([] if self.spec.resume else ["resume=true"])])
-        self.speaker.say(
-            f"interrupted: {watcher.done} of {watcher.total} trials are stored in {self.folder.path}. "
-            f"Go on with:\n  {again}"
-        )
-        self._close(manifest, plan, "interrupted", codes.INTERRUPTED)
+    def _interrupted(self, run: StagedRun, error: StageInterrupted | None) -> RunResult:
+        again = " ".join([*self.command, *([] if self.checked.spec.resume else ["resume=true"])])
+        done = "" if error is None else f"{error} are stored in {self.folder.path}. "
+        self.speaker.say(f"interrupted: {done}Go on with:\n  {again}")
+        self._close(run, "interrupted", codes.INTERRUPTED)
         return RunResult(codes.INTERRUPTED, self.folder.path)
 
-    def _close(self, manifest: dict[str, Any], plan: pa.Table, state: str, status: int) -> None:
+    def _close(self, run: StagedRun, state: str, status: int) -> None:
         """Bring the manifest of a run that stops early up to date."""
-        manifest["status"], manifest["exit_status"] = state, status
-        manifest["times"]["finished"] = now()
-        results = read_segments(self.folder.path).values()
-        manifest["counts"] = counts(join(plan, results, *self._columns(manifest)))
-        self.folder.write_json("manifest.json", manifest)
-
-    def _columns(self, manifest: Mapping[str, Any]) -> tuple[dict[str, list[str]], dict[str, str]]:
-        orders = {name: body["receipt_order"] for name, body in manifest["conditions"].items()}
-        return orders, self.prepared.design.columns
+        self.manifest["status"], self.manifest["exit_status"] = state, status
+        self.manifest["times"]["finished"] = now()
+        tables = [join_stage(run, name) for name in run.plans]
+        self.manifest["counts"] = counts(concatenated(tables)) if tables else {}
+        self._write_manifest(run)
 
     def _profile(self, seconds: Mapping[str, float]) -> None:
         self.folder.write_json("profile.json", seconds)
         told = ", ".join(f"{name} {value:.1f} s" for name, value in seconds.items())
         self.speaker.say(f"time: {told}")
 
-    def _finish(self, prepared: Prepared, manifest: dict[str, Any], plan: pa.Table) -> RunResult:
+    def _finish(self, run: StagedRun) -> RunResult:
         """Table, summary, manifest, and only then the segments go: a kill at any point in between loses
         nothing."""
-        results = read_segments(self.folder.path).values()
-        table = join(plan, results, *self._columns(manifest))
+        manifest = self.manifest
+        table = concatenated(list(run.tables.values()))
+        manifest["times"]["seconds"] = dict(run.times)
         manifest["counts"] = counts(table)
         manifest["times"]["finished"] = now()
         self.folder.write_trials(table)
         # Failed trials leave the run unfinished, so that resume=true tries them again.
         failed = manifest["counts"]["failed"]
         manifest["status"] = "failed" if failed else FINISHED
+        self._write_manifest(run)
         summary = write_summary(Run(table.to_pandas(), manifest, self.folder.path))
         manifest["exit_status"] = status = self._status(summary["gates"], manifest["counts"])
-        self.folder.write_json("manifest.json", manifest)
+        self._write_manifest(run)
         if not failed:
             self.folder.clear()
         self.speaker.show(summary)
@@ -254,10 +232,13 @@ class _Job:
         return RunResult(status, self.folder.path, summary)
 
     def _status(self, gates: Sequence[Mapping[str, str]], counted: Mapping[str, int]) -> int:
-        found = [Gate(**gate) for gate in gates]
+        found = [Gate(**{key: value for key, value in gate.items() if key != "stage"}) for gate in gates]
         if counted["failed"] or unusable(found):
             return codes.FAILED_TRIALS
-        return codes.INERT if blocking(found, self.spec.allow_inert) else codes.DONE
+        return codes.INERT if blocking(found, self.checked.spec.allow_inert) else codes.DONE
+
+
+_OF_STAGES = ("kind", "status", "reason", "question", "in_sample")  # of a section; a flat run has no sections
 
 
 def counts(table: pa.Table) -> dict[str, int]:

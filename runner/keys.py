@@ -25,6 +25,7 @@ from backends.writes import (
 )
 
 NOTHING: Mapping[str, tuple[int, ...]] = MappingProxyType({})
+NOWHERE: Mapping[str, int] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -115,14 +116,16 @@ def result_key(
     repeat: int,
     tokens: Mapping[str, tuple[int, ...]] = NOTHING,
     continuations: Mapping[str, tuple[int, ...]] = NOTHING,
+    positions: Mapping[str, int] = NOWHERE,
 ) -> str:
     """32 hex digits that name a result: equal keys mean the same tokens and measurements. Neither the names
     of conditions, writes and items nor order, batch, shard and machine enter.
 
-    tokens, continuations: the token sets and the fixed texts that the probes read in this trial.
+    tokens, continuations, positions: the token sets, the fixed texts and the named positions that the probes
+    read in this trial.
     """
     used = sorted(roles_read(row.writes) & set(row.sources))
-    body = {
+    body: dict[str, object] = {
         "semantics": SEMANTICS_VERSION,
         "setting": asdict(setting),
         "ids": row.ids,
@@ -140,5 +143,14 @@ def result_key(
         "occurrence": occurrence,
         "repeat": repeat,
     }
+    if positions:
+        body["positions"] = dict(positions)
+    if row.weights is not None:
+        body["weights"] = row.weights.digest
     text = json.dumps(body, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def nth_key(key: str, nth: int) -> str:
+    """The key of the n-th result of one and the same computation, counting from 0: the first has its own."""
+    return key if nth == 0 else hashlib.sha256(f"{key}/{nth}".encode()).hexdigest()[:32]

@@ -3,18 +3,21 @@ tensors."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from backends.contract import ModelInfo
-from backends.positions import PositionError, Span
+from backends.measures import Probe
+from backends.positions import PositionError, Positions, Span
 from backends.rowplan import plan_for
 from backends.rows import Row
 from backends.tokenizer import Tokenizer
 from backends.writes import SELF
 from runner.config.errors import ConfigurationError
 from runner.config.resolve import Condition, Design
-from runner.keys import Setting, result_key, roles_read, sampling_stream, value_stream
+from runner.config.vectors import NoVector, for_group
+from runner.config.weights import weights_for
+from runner.keys import Setting, nth_key, result_key, roles_read, sampling_stream, value_stream
 from runner.prompts.asked import Asker
 from runner.prompts.banks import Prompt
 from runner.prompts.marks import spans_read
@@ -27,8 +30,9 @@ NO_SPLIT = "all"  # what a trial's split is where the bank gives its target none
 @dataclass(frozen=True)
 class Trial:
     """One (condition, item, repeat). row: what the backend runs; invalid: why it cannot be run, else None.
-    split: the target's. tokens, continuations: what its probes read, by their names. more: the most tokens
-    that come after its prompt, generated or fixed."""
+    split: the target's. tokens, continuations, positions: what its probes read, by their names. more: the
+    most tokens that come after its prompt, generated or fixed. words: what its text is searched for, by
+    readout."""
 
     key: str
     condition: str
@@ -43,7 +47,9 @@ class Trial:
     split: str = NO_SPLIT
     tokens: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     continuations: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    positions: Mapping[str, int] = field(default_factory=dict)
     more: int = 0
+    words: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -79,8 +85,10 @@ def make_plan(
     A trial that cannot be run as asked (prompt empty, with words that the tokenizer does not know, longer
     than the context, shorter than a window, without a span that a write names, or with a token that cut edges
     leave nothing to attend to) is planned as invalid, with the reason; so is one whose prompts do not state a
-    fact that a readout asks for. Raises BackendError where a write names a span and the tokenizer cannot find
-    spans, ConfigurationError for words of a readout that are no tokens.
+    fact that a readout asks for, whose group an artefact has no vector for, or whose item has no prompt in a
+    role that it reads. Raises BackendError where a
+    write names a span and the tokenizer cannot find spans, ConfigurationError for words of a readout that are
+    no tokens.
     """
     encoded: dict[str, tuple[int, ...]] = {}
     faults: dict[str, str | None] = {}
@@ -107,15 +115,24 @@ def make_plan(
         for condition in design.conditions:
             used = sorted(roles_read(condition.writes) & roles.keys())
             sources = {role: roles[role] for role in used}
-            read = [item.target if part == "target" else donors[role_of(part)] for part in condition.prompt]
+            wanted = [*map(role_of, condition.prompt), *roles_read(condition.writes)]
+            missing = next((item.missing[role] for role in wanted if role in item.missing), None)
+            # A prompt that is not there leaves the target's in its place, in a trial that is not run.
+            read = [donors.get(role_of(part), item.target) for part in condition.prompt]
             prompt = _joined([encode(each.text) for each in read], tokenizer)
             marked = {**donors, SELF: read[-1]}  # of donor+target the target's spans, which come last
-            spans, unmarked = finder.of(condition, marked, len(prompt) - len(encode(read[-1].text)))
+            before = len(prompt) - len(encode(read[-1].text))
+            spans, unmarked = finder.of(condition, marked, before)
+            places, unplaced = finder.places(design.probes, read[-1], before)
             texts = [p.text for p in (*read, *(donors[role] for role in used))]
             asked = asker.of(item, read[-1].text)
-            fault = next((faults[text] for text in texts if faults[text] is not None), unmarked)
-            if fault is None:
-                fault = asked.fault
+            unknown = next((faults[text] for text in texts if faults[text] is not None), None)
+            fault = next((each for each in (missing, unknown, unmarked, unplaced, asked.fault) if each), None)
+            writes, changed = condition.writes, condition.weights
+            try:
+                writes, changed = for_group(writes, item.group), weights_for(changed, item.group)
+            except NoVector as error:
+                fault = fault or str(error)
             if fault is None and len(prompt) < widest:
                 fault = f"a window of {widest} positions does not fit in a prompt of {len(prompt)} tokens"
             fixed = max(map(len, asked.continuations.values()), default=0)
@@ -125,7 +142,7 @@ def make_plan(
                 row = Row(
                     ids=prompt,
                     sampling=condition.sampling,
-                    writes=condition.writes,
+                    writes=writes,
                     sources=sources,
                     spans=spans,
                     stream=sampling_stream(design.sampling_seed, target, donor, item.occurrence, repeat),
@@ -133,11 +150,18 @@ def make_plan(
                     draw=repeat,
                     recompute=condition.recompute,
                     replay_last_token=condition.replay_last_token,
+                    weights=changed,
                 )
                 trials.append(
                     Trial(
                         key=result_key(
-                            setting, row, item.occurrence, repeat, asked.tokens, asked.continuations
+                            setting,
+                            row,
+                            item.occurrence,
+                            repeat,
+                            asked.tokens,
+                            asked.continuations,
+                            places,
                         ),
                         condition=condition.name,
                         item=item.item_id,
@@ -151,12 +175,25 @@ def make_plan(
                         split=NO_SPLIT if item.target.split is None else item.target.split,
                         tokens=asked.tokens,
                         continuations=asked.continuations,
+                        positions=places,
                         more=more,
+                        words=asked.words,
                     )
                 )
     if asker.problems:
         raise ConfigurationError(asker.problems)
-    return Plan(design.stage, tuple(trials), design.decodes)
+    return Plan(design.stage, tuple(_told_apart(trials)), design.decodes)
+
+
+def _told_apart(trials: Sequence[Trial]) -> Iterator[Trial]:
+    """Trials of one key whose texts are searched for different words - one prompt in two items with different
+    answers - as results of their own, since a result holds its scores. The first keeps the key."""
+    met: dict[str, list[Mapping[str, tuple[str, ...]]]] = {}
+    for trial in trials:
+        words = met.setdefault(trial.key, [])
+        if trial.words not in words:
+            words.append(trial.words)
+        yield replace(trial, key=nth_key(trial.key, words.index(trial.words)))
 
 
 @dataclass(frozen=True)
@@ -189,6 +226,21 @@ class _Spans:
             else:
                 spans[f"{side}/{positions.span}"] = (start, end)
         return spans, fault
+
+    def places(
+        self, probes: Sequence[Probe], prompt: Prompt, before: int
+    ) -> tuple[dict[str, int], str | None]:
+        """The positions that probes name, in a row whose own prompt comes after `before` tokens, and why one
+        is not there."""
+        places: dict[str, int] = {}
+        for word in dict.fromkeys(probe.at for probe in probes if probe.at):
+            positions = Positions.parse(word)
+            try:
+                start, end = self.finder.find(positions, prompt)
+            except PositionError as error:
+                return places, f"the prompt {error}"
+            places[word] = before + (start if positions.end == "first" else end - 1)
+        return places, None
 
 
 def role_of(part: str) -> str:

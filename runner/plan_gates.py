@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from backends.rowplan import RowPlan, plan_row
 from backends.writes import Write
 from runner.config.features import unreached_values
-from runner.config.readouts import LAYERED, Readout
+from runner.config.readouts import LAYERED, Readout, leaves
 from runner.config.resolve import Condition, Design
 from runner.plan import Plan, Trial
 from runner.reach import flow_of, overwrites, written_positions
@@ -79,7 +79,8 @@ def plan_gates(design: Design, plan: Plan) -> list[dict[str, str]]:
         if condition.writes and case.rows:
             reach = {write.name: _reach(write, case, design) for write in condition.writes}
             _out_of_reach(gates, case, reach, design)
-            _entries(layers, case, reach, design)
+            if condition.weights is None:  # changed weights can show in every entry
+                _entries(layers, case, reach, design)
             _tautologies(gates, case, design)
         for write in condition.writes:
             for sentence in unreached_values(write):
@@ -103,7 +104,8 @@ def _patterns(condition: Condition, plan: Plan) -> tuple[tuple[Trial, RowPlan], 
             for item in row.writes
         )
         fixed = tuple(sorted((name, len(ids)) for name, ids in trial.continuations.items()))
-        key = (len(trial.row.ids), len(row.prefill_ids), row.slots, fixed, writes)
+        places = tuple(sorted(trial.positions.items()))
+        key = (len(trial.row.ids), len(row.prefill_ids), row.slots, fixed, places, writes)
         found.setdefault(key, (trial, row))
     return tuple(found.values())
 
@@ -118,13 +120,21 @@ def _steps(readout: Readout, trial: Trial) -> int:
 def _reach(
     write: Write, case: _Case, design: Design, *, others: bool = True, everywhere: bool = False
 ) -> Reach:
-    """What a write gets to, over all rows. everywhere: as if it were at every position of the prompt."""
+    """What a write gets to, over all rows; a derived readout by way of those that it comes from. everywhere:
+    as if it were at every position of the prompt."""
     found: Reach = {readout.name: {} for readout in design.measured}
     for trial, row in case.rows:
         flow = flow_of(row, write, design.model.layers, others=others, everywhere=everywhere)
+        gets = {
+            readout.name: reached(readout, row, trial.positions, flow, _steps(readout, trial))
+            for readout in design.measured
+            if readout.derivation is None
+        }
         for readout in design.measured:
-            for layer, gets in reached(readout, row, flow, _steps(readout, trial)).items():
-                found[readout.name][layer] = found[readout.name].get(layer, False) or gets
+            for leaf, only in leaves(readout, design.measured):
+                for layer, there in gets[leaf.name].items():
+                    if only in (None, layer):
+                        found[readout.name][layer] = found[readout.name].get(layer, False) or there
     return found
 
 
@@ -142,7 +152,8 @@ def _out_of_reach(gates: _Gates, case: _Case, reach: Mapping[str, Reach], design
             continue
         verdict = "expected" if condition.expects.get(write.name) == "inert" else "fail"
         gates.add("reach", verdict, _dead_write(write, case, design), condition.name)
-    for readout in design.measured if live else ():
+    # Changed weights can show in every readout.
+    for readout in design.measured if live and condition.weights is None else ():
         if any(_seen(reach[write.name][readout.name]) for write in live):
             continue
         verdict = "fail" if design.contrasts.primary in readout.columns else "warn"
@@ -177,12 +188,21 @@ def _dead_write(write: Write, case: _Case, design: Design) -> str:
     return f"No readout can show what {subject} does: {'; '.join(causes)}."
 
 
+def _states(readout: Readout, design: Design) -> str:
+    """What a readout reads, a derived one by way of others."""
+    if readout.derivation is None:
+        return states_in_words(readout)
+    found = dict.fromkeys(leaf for leaf, _ in leaves(readout, design.measured))
+    states = _listed(list(dict.fromkeys(map(states_in_words, found))))
+    return f"{states} (by way of {_listed([leaf.name for leaf in found])})"
+
+
 _POSITIONS = "no position that is read depends on those written"
 
 
 def _cause(write: Write, readout: Readout, case: _Case, design: Design) -> str:
     """Why a readout does not see a write, as a clause."""
-    reads = f"{readout.name} reads {states_in_words(readout)}"
+    reads = f"{readout.name} reads {_states(readout, design)}"
     if write.during == "decode":
         return f"{write.name} acts in decode only, and {reads}, before any decode step"
     if write.site == "kv_cache":
@@ -238,7 +258,11 @@ def _tautologies(gates: _Gates, case: _Case, design: Design) -> None:
         if write.name in case.condition.expects:
             continue
         for readout in design.measured:
-            found = [meeting for _, row in case.rows for meeting in meetings(readout, row, write)]
+            found = [
+                meeting
+                for trial, row in case.rows
+                for meeting in meetings(readout, row, trial.positions, write)
+            ]
             if found:
                 gates.add("tautology", *_tautology(write, readout, found), case.condition.name, write.name)
 

@@ -17,8 +17,10 @@ from backends.probes.kinds import faults
 from backends.tokenizer import Tokenizer
 from runner.config.compose import config_folders
 from runner.config.errors import ConfigurationError, Problem
+from runner.config.known import ItemId
 from runner.config.readouts import Readout, ReadoutError, with_scope
 from runner.config.resolve import Condition, Design
+from runner.config.vectors import undefined_in
 from runner.keys import Setting, canonical_probe
 from runner.model_source import load_backend, model_source
 from runner.plan import Plan, make_plan
@@ -29,7 +31,8 @@ from runner.prompts.sets import with_sets
 
 @dataclass(frozen=True)
 class Prepared:
-    """A design with its prompts, model and plan."""
+    """A design with its prompts, model and plan. kept: of how many items a choice has kept these; None: there
+    is no such choice."""
 
     design: Design
     banks: Mapping[str, Bank]
@@ -39,13 +42,19 @@ class Prepared:
     backend: Backend
     setting: Setting
     plan: Plan
+    kept: int | None = None
 
 
 def prepare(
-    design: Design, config_dir: Path | None, only_item: int | None = None, *, download: bool = True
+    design: Design,
+    config_dir: Path | None,
+    only_item: int | None = None,
+    *,
+    download: bool = True,
+    keep: frozenset[ItemId] | None = None,
 ) -> Prepared:
     """Load and plan. only_item: keep this item alone. download: whether weights that are not here are
-    downloaded.
+    downloaded. keep: ids of donor and target of the items that a choice keeps, None for all.
 
     Raises ConfigurationError (banks, words of readouts), BackendError (model; weights that are neither here
     nor to be had).
@@ -55,11 +64,15 @@ def prepare(
     count = lru_cache(maxsize=None)(lambda text: len(tokenizer.encode(text)))
     banks = read_banks(design.prompts, config_folders(config_dir))
     items = pair(design.prompts, banks, design.n, count)
-    pairing = summarise(items, design.n, count)
+    paired = len(items)
+    if keep is not None:
+        items = [item for item in items if (item.donor.id, item.target.id) in keep]
+    pairing = summarise(items, design.n if keep is None else len(items), count)
     if only_item is not None:
         items = items[only_item : only_item + 1]
     design = with_sets(design, choose(design.prompts, banks), tokenizer)
     backend = load_backend(source, design)
+    refuse_undefined(design.conditions)
     check_writes(backend, design.conditions)
     info = backend.info
     design = replace(design, measured=scoped(design.measured, tokenizer))
@@ -76,7 +89,20 @@ def prepare(
         seed=design.sampling_seed,
     )
     plan = make_plan(design, items, tokenizer, setting, info)
-    return Prepared(design, banks, tuple(items), pairing, tokenizer, backend, setting, plan)
+    kept = None if keep is None else paired
+    return Prepared(design, banks, tuple(items), pairing, tokenizer, backend, setting, plan, kept)
+
+
+def refuse_undefined(conditions: Sequence[Condition]) -> None:
+    """Raises ConfigurationError for a write whose vector is no direction, outside of a grid, whose other
+    cells can go on."""
+    problems = [
+        Problem("stages", f"conditions.{condition.name}", reason)
+        for condition in conditions
+        if not condition.grid and (reason := undefined_in(condition.writes)) is not None
+    ]
+    if problems:
+        raise ConfigurationError(problems)
 
 
 def check_writes(backend: Backend, conditions: Sequence[Condition]) -> None:
@@ -84,6 +110,8 @@ def check_writes(backend: Backend, conditions: Sequence[Condition]) -> None:
     refused: dict[str, list[str]] = {}
     for condition in conditions:
         for write in condition.writes:
+            if undefined_in([write]) is not None:
+                continue  # its trials are invalid, with the reason
             try:
                 backend.check([write])
             except BackendError as error:

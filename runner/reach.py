@@ -141,7 +141,8 @@ def _overwritten(plan: RowPlan, write: Write, prompt: int) -> dict[tuple[str, in
     found: dict[tuple[str, int], Mask] = {}
     for item in plan.writes:
         other = item.write
-        whole = overwrites(other) and other.value.kind not in _DEPENDS
+        matched = other.value.kind in _DEPENDS and other.value.constant is None
+        whole = overwrites(other) and not matched
         if other == write or not whole or other.site == "kv_cache":
             continue
         for layer in other.layers:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from backends.measures import Probe
@@ -11,8 +11,8 @@ from backends.writes import Write
 from runner.config.readouts import LAYERED, Readout
 from runner.reach import Flow, written_positions
 
-# Read one next-token distribution, that of `position`.
-_DISTRIBUTION = ("next_token", "log_odds", "rank", "top_k", "kl")
+# Read one next-token distribution, that of `position` or `at`.
+_DISTRIBUTION = ("next_token", "log_odds", "rank", "accuracy", "top_k", "kl")
 _LOGITS = "logits"
 
 
@@ -27,9 +27,11 @@ class Meeting:
     written: int
 
 
-def reached(readout: Readout, plan: RowPlan, flow: Flow, steps: int) -> dict[int | None, bool]:
+def reached(
+    readout: Readout, plan: RowPlan, places: Mapping[str, int], flow: Flow, steps: int
+) -> dict[int | None, bool]:
     """Per layer that a readout reads (None where it reads none in particular), whether a write's flow gets
-    there. steps: decode forwards that the readout takes.
+    there. places: the positions that the trial's words name; steps: decode forwards that the readout takes.
 
     Perplexity is the unpatched model's, of the text that came out: it is reached where the text is. A
     position outside the prompt counts as reached: such a row is invalid, and nothing is said of it.
@@ -41,15 +43,16 @@ def reached(readout: Readout, plan: RowPlan, flow: Flow, steps: int) -> dict[int
     if probe.kind == "cross_entropy":
         return {None: bool(flow.logits[:-1].any())}
     found: dict[int | None, bool] = {}
-    for site, layer, positions in _read(probe, prompt):
+    for site, layer, positions in _read(probe, places, prompt):
         inside = [p for p in positions if 0 <= p < prompt]
         state = flow.logits if site == _LOGITS else flow.at[site, layer]
         found[None if site == _LOGITS else layer] = len(inside) < len(positions) or bool(state[inside].any())
     return found
 
 
-def meetings(readout: Readout, plan: RowPlan, write: Write) -> list[Meeting]:
-    """Where a readout reads the very tensor that a write changes in the prompt's forwards.
+def meetings(readout: Readout, plan: RowPlan, places: Mapping[str, int], write: Write) -> list[Meeting]:
+    """Where a readout reads the very tensor that a write changes in the prompt's forwards. places: the
+    positions that the trial's words name.
 
     The output of a block is the input of the next: resid_post written at layer l is resid_pre read at l + 1.
     Read at the output of l, a write at the input of l + 1 is not there yet.
@@ -60,7 +63,7 @@ def meetings(readout: Readout, plan: RowPlan, write: Write) -> list[Meeting]:
     written = written_positions(plan, write)
     spots = {(write.tensor, layer) for layer in write.layers}
     found = []
-    for site, layer, positions in _read(probe, len(written)):
+    for site, layer, positions in _read(probe, places, len(written)):
         same = {(site, layer)} | ({("resid_post", layer - 1)} if site == "resid_pre" else set())
         if (write.tensor == _LOGITS) if site == _LOGITS else (same & spots):
             inside = [p for p in positions if 0 <= p < len(written)]
@@ -82,6 +85,8 @@ def states_in_words(readout: Readout) -> str:
     if probe.kind == "logprob":
         return "the distributions over its continuation"
     where = "" if probe.position == -1 else f" at the prompt's position {probe.position}"
+    if probe.at:
+        where = f" at {probe.at} of the prompt"
     if probe.kind in _DISTRIBUTION:
         return f"the next-token distribution{where}"
     site = probe.site if probe.kind == "geometry" else "resid_post"
@@ -98,9 +103,11 @@ def layers_in_words(layers: tuple[int, ...]) -> str:
     return f"layers {', '.join(found[:-1])} and {found[-1]}"
 
 
-def _read(probe: Probe, prompt: int) -> Iterator[tuple[str, int, list[int]]]:
+def _read(probe: Probe, places: Mapping[str, int], prompt: int) -> Iterator[tuple[str, int, list[int]]]:
     """Every state that a probe of the prompt's forwards reads: site, layer (-1 of logits), positions."""
     at = probe.position if probe.position >= 0 else prompt + probe.position
+    if probe.at:
+        at = places[probe.at]
     if probe.kind in LAYERED:
         yield from (("resid_post", layer, [at]) for layer in probe.layers)
     elif probe.kind == "geometry":

@@ -14,7 +14,8 @@ def batches(trials: Sequence[Trial], footprint: Footprint, most_rows: int | None
     """Trials in batches whose caches and logits fit in the budget (at least one trial each).
 
     Sorted by the length of the prompt, then by prompt, so that rows of all conditions of an item stand
-    together: their prompt is prefilled once and their donors are captured once.
+    together: their prompt is prefilled once and their donors are captured once. Rows for which the weights
+    are changed come last, those of each change together and in no batch with others.
     """
     limit = MOST_ROWS if most_rows is None else most_rows
     batch: list[Trial] = []
@@ -23,7 +24,8 @@ def batches(trials: Sequence[Trial], footprint: Footprint, most_rows: int | None
         length = max(longest, _context(trial))
         tokens = max(new, trial.more)
         size = (len(batch) + 1) * ((length + tokens) * footprint.bytes_per_token + footprint.bytes_per_row)
-        if batch and (len(batch) >= limit or size > footprint.budget):
+        other = bool(batch) and trial.row.weights != batch[0].row.weights
+        if batch and (other or len(batch) >= limit or size > footprint.budget):
             yield batch
             batch, length, tokens = [], _context(trial), trial.more
         batch.append(trial)
@@ -40,5 +42,6 @@ def _context(trial: Trial) -> int:
     return own + sources if joined else max(own, sources)
 
 
-def _order(trial: Trial) -> tuple[bool, int, tuple[int, ...], str]:
-    return (trial.row.recompute, len(trial.row.ids), trial.row.ids, trial.key)
+def _order(trial: Trial) -> tuple[str, bool, int, tuple[int, ...], str]:
+    weights = "" if trial.row.weights is None else trial.row.weights.digest
+    return (weights, trial.row.recompute, len(trial.row.ids), trial.row.ids, trial.key)

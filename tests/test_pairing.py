@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from runner.config.compose import conf_dir
 from runner.config.errors import ConfigurationError
-from runner.config.spec import BankChoice, PairingSpec, PromptsSpec, RoleSpec
+from runner.config.prompt_spec import BankChoice, DonorsSpec, PairingSpec, PromptsSpec, RoleSpec
 from runner.prompts.banks import Bank, Prompt, find_bank, read_bank
 from runner.prompts.pairing import pair, read_banks, summarise
 
@@ -35,7 +35,7 @@ def spec(*, replace: bool = True, matched: bool = False, seed: int = 42) -> Prom
         name="p",
         kind="pairs",
         language="organism",
-        donors=BankChoice(bank="d"),
+        donors=DonorsSpec(bank="d"),
         targets=BankChoice(bank="t"),
         roles={"near": RoleSpec(bank="n", match="length"), "any": RoleSpec(bank="n")},
         pairing=PairingSpec(replace=replace, length_matched=matched),
@@ -289,7 +289,7 @@ def test_every_choice_of_prompts_can_name_a_split() -> None:
     }
     prompts = spec().model_copy(
         update={
-            "donors": BankChoice(bank="d", split="extract"),
+            "donors": DonorsSpec(bank="d", split="extract"),
             "targets": BankChoice(bank="t", split="test"),
             "roles": {"near": RoleSpec(bank="n", split="extract"), "any": RoleSpec(bank="n")},
         }
@@ -346,7 +346,7 @@ def test_missing_bank_names_those_that_exist() -> None:
 
 
 def test_faults_of_all_banks_are_told_together(tmp_path: Path) -> None:
-    prompts = spec().model_copy(update={"donors": BankChoice(bank=str(tmp_path / "x.jsonl"))})
+    prompts = spec().model_copy(update={"donors": DonorsSpec(bank=str(tmp_path / "x.jsonl"))})
     with pytest.raises(ConfigurationError) as caught:
         read_banks(prompts, (conf_dir(),))
     assert len(caught.value.problems) == 3

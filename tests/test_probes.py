@@ -63,6 +63,14 @@ def test_the_rank_counts_what_is_strictly_better():
         assert ranking.rank(monotone(LOGITS), [2]) == 2
 
 
+def test_accuracy_is_rank_0_ties_included():
+    assert [float(ranking.accuracy(LOGITS, [t])) for t in range(4)] == [1, 0, 0, 0]
+    assert ranking.accuracy(LOGITS, [3, 0]) == 1
+    tied = np.array([2.0, 2.0, 1.0])
+    assert [float(ranking.accuracy(tied, [t])) for t in range(3)] == [1, 1, 0]
+    assert ranking.accuracy(np.stack([LOGITS, -LOGITS]), [0]).tolist() == [1, 0]
+
+
 def test_the_best_tokens_come_in_order_and_ties_by_id():
     ids, probs = ranking.top_k(np.array([1.0, 5.0, 1.0, 5.0, 0.0]), 3)
     assert ids.tolist() == [1, 3, 0]
@@ -172,7 +180,7 @@ def many_logits() -> np.ndarray:
     return logits
 
 
-@pytest.mark.parametrize("name", ["next_token", "log_odds", "rank"])
+@pytest.mark.parametrize("name", ["next_token", "log_odds", "rank", "accuracy"])
 def test_kernels_of_token_sets_are_the_definitions(many_logits, name):
     rng = random.Random(6)
     sets = [[rng.randrange(37) for _ in range(rng.randrange(1, 6))] for _ in many_logits]
@@ -213,6 +221,7 @@ def test_a_row_without_tokens_has_no_value(many_logits):
     assert torch.isnan(reductions.next_token(given, sets)).tolist() == [True, False, True]
     assert torch.isnan(reductions.log_odds(given, sets, None)).tolist() == [True, False, True]
     assert reductions.rank(given, sets).tolist()[::2] == [-1, -1]
+    assert torch.isnan(reductions.accuracy(given, sets)).tolist() == [True, False, True]
 
 
 # On models
@@ -251,6 +260,7 @@ NEXT = (
     Probe("log_odds", "gap", tokens="ours", against="theirs"),
     Probe("log_odds", "odds", tokens="ours"),
     Probe("rank", "place", tokens="ours"),
+    Probe("accuracy", "right", tokens="ours"),
     Probe("top_k", "top", top=3),
     Probe("kl", "drift"),
     Probe("lens", "lens", tokens="ours", layers=(0, 2, 3)),
@@ -275,6 +285,7 @@ def expect_next(found, logits: np.ndarray, clean: np.ndarray) -> None:
         float(distribution.log_odds(logits, SETS["ours"])), rel=1e-3, abs=1e-3
     )
     assert values["place"] == int(ranking.rank(logits, SETS["ours"]))
+    assert values["right"] == (values["place"] == 0)
     ids, probs = ranking.top_k(logits, 3)
     assert values["top.ids"] == tuple(ids.tolist())
     assert values["top.probs"] == pytest.approx(probs, **CLOSE)
@@ -360,6 +371,53 @@ def test_a_position_outside_the_prompt_is_invalid_and_its_neighbours_are_not(lla
     assert long.invalid is None and 0 < long.values["p"] < 1
     assert short.invalid == "position 6 is outside a prompt of 4 tokens"
     assert short.values == {}
+
+
+@pytest.mark.parametrize("order", [{}, {"replay_last_token": True}, {"recompute": True}])
+def test_each_row_is_read_at_its_own_named_position(llama, order):
+    backend, _ = llama
+    rng = random.Random(31)
+    long, short = prompt(rng, 9), prompt(rng, 4)
+    asked = [(long, (), 2), (long, (OFF,), 2), (long, (OFF,), 5), (long, (), 8), (short, (OFF,), 3)]
+    asked += [(short, (OFF,), 0), (short, (OFF_LAST,), 3)]
+    scope = Scope((0, 5, 6), -1, 1)
+    probes = [
+        *(p for p in NEXT if p.kind in kinds.AT_POSITION),
+        Probe("patchscope", "scope", tokens="ours", layers=(1, 3), scope=scope),
+    ]
+    named = [dataclasses.replace(probe, at="here") for probe in probes]
+    rows = [
+        dataclasses.replace(scored(ids, *writes, **order), positions={"here": at})
+        for ids, writes, at in asked
+    ]
+    together = backend.score(rows, named)
+    for row, (_, _, at), found in zip(rows, asked, together, strict=True):
+        (alone,) = backend.score([row], [dataclasses.replace(probe, position=at) for probe in probes])
+        assert found.invalid is None and found.receipts == alone.receipts
+        for column, value in alone.values.items():
+            assert found.values[column] == pytest.approx(value, rel=1e-4, abs=1e-6), column
+    # One prompt at two places is held against itself at each of them.
+    assert together[1].values["drift"] != pytest.approx(together[2].values["drift"], rel=1e-2)
+
+
+def test_a_named_position_is_one_of_the_prompt(llama):
+    backend, _ = llama
+    rng = random.Random(32)
+    probe = Probe("next_token", "p", tokens="ours", at="here")
+    rows = [dataclasses.replace(scored(prompt(rng, 4)), positions={"here": at}) for at in (3, 4, -1)]
+    good, beyond, negative = backend.score(rows, [probe])
+    assert good.invalid is None
+    assert beyond.invalid == "position 4 (here) is outside a prompt of 4 tokens"
+    assert negative.invalid == "position -1 (here) is outside a prompt of 4 tokens"
+    wrong = [probe, Probe("geometry", "g", layers=(1, 2), at="here"), Probe("kl", "k", position=1, at="here")]
+    with pytest.raises(BackendError) as told:
+        backend.score([rows[0], scored((0, 5))], wrong)
+    for part in (
+        "position 'here': not in row 1 (positions: here)",
+        "probe 'g' (geometry): at: expected a probe of one position (next_token, ",
+        "probe 'k' (kl): expected position or at, got 1 and 'here'",
+    ):
+        assert part in str(told.value), part
 
 
 def test_one_prompt_alone_predicts_nothing_of_itself(llama):
@@ -780,7 +838,9 @@ def test_an_item_without_such_tokens_has_no_value(llama):
     probes = [p for p in NEXT if p.tokens and not p.against]
     none, some = backend.score(rows, probes)
     assert none.invalid is None
-    assert [none.values[name] for name in ("p", "odds", "place", "lens.rank", "lens.prob")] == [None] * 5
+    assert [none.values[name] for name in ("p", "odds", "place", "right", "lens.rank", "lens.prob")] == [
+        None
+    ] * 6
     assert None not in some.values.values()
     assert len(none.values["lens.top"]) == 3
 

@@ -19,7 +19,7 @@ from backends.conformance.subject import (
 )
 from backends.contract import Start
 from backends.rows import Decoded, Row
-from backends.writes import Heads, Write
+from backends.writes import Heads, Value, Write
 
 SECTION = "equivariance"
 TOKENS = 8
@@ -47,6 +47,12 @@ def mixed_rows(subject: Subject) -> list[Row]:
     if info.rotary:
         conditions.append((make("kv", "kv_cache", every, positions="first:3"),))
         conditions.append((make("kv", "kv_cache", every, align="concat"),))
+    far = Value("source", role="donor", layer=0)
+    long = constant(subject.vector("long"), "random")
+    conditions += [
+        (make("far", "resid_post", (last,), "add", far, "last:3", "both", hold="last", read_at="index:2"),),
+        (make("long", "resid_pre", (last,), "add", long, "first:2", "both"),),
+    ]
     rows = []
     for number, writes in enumerate(conditions):
         for turn in range(2 if subject.full else 1):

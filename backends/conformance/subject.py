@@ -69,6 +69,7 @@ def make(
     align: str = "right",
     rope: str = "rerotate",
     hold: str | None = None,
+    read_at: str | None = None,
 ) -> Write:
     """A write with the defaults that checks share; words as in YAML."""
     words: dict[str, Any] = {"part": part, "align": align, "rope": rope, "hold": hold}
@@ -87,6 +88,7 @@ def make(
         keys=None if keys is None else Positions.parse(keys),
         features=features,
         round_trip=round_trip,
+        source_positions=None if read_at is None else Positions.parse(read_at),
         **words,
     )
 

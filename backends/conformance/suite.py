@@ -14,6 +14,7 @@ from backends.conformance import (
     liveness,
     noops,
     sampling,
+    sources,
     transplant,
     values,
 )
@@ -32,6 +33,7 @@ CHECKS: tuple[Check, ...] = (
     *cache.CHECKS,
     *composition.CHECKS,
     *values.CHECKS,
+    *sources.CHECKS,
     *features.CHECKS,
     *sampling.CHECKS,
 )

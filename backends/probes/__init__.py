@@ -3,7 +3,7 @@ against. One file for each thing that is decided:
 
 - `kinds`: which probes there are, their versions, columns and what each needs
 - `distribution`: next_token, log_odds and kl, of a next-token distribution
-- `ranking`: rank and top_k, of the order of the logits
+- `ranking`: rank, accuracy and top_k, of the order of the logits
 - `lens`: lens and patchscope, one reading per layer
 - `likelihood`: cross_entropy, logprob and perplexity, of given tokens
 - `geometry`: participation ratio and R_V, of rows of activations

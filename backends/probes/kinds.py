@@ -13,6 +13,7 @@ VERSIONS: dict[ProbeKind, int] = {
     "next_token": 1,
     "log_odds": 1,
     "rank": 1,
+    "accuracy": 1,
     "top_k": 1,
     "kl": 1,
     "lens": 1,
@@ -22,16 +23,22 @@ VERSIONS: dict[ProbeKind, int] = {
     "perplexity": 1,
     "geometry": 1,
 }
-ONE_TOKEN_SET: tuple[ProbeKind, ...] = ("next_token", "log_odds", "rank")  # undefined without tokens
+ONE_TOKEN_SET: tuple[ProbeKind, ...] = (
+    "next_token",
+    "log_odds",
+    "rank",
+    "accuracy",
+)  # undefined without tokens
 AT_POSITION: tuple[ProbeKind, ...] = (
     "next_token",
     "log_odds",
     "rank",
+    "accuracy",
     "top_k",
     "kl",
     "lens",
     "patchscope",
-)  # read at `position`
+)  # read at `position`, or `at` a named one
 PER_LAYER: tuple[ProbeKind, ...] = ("lens", "patchscope")
 UNWRITTEN: tuple[ProbeKind, ...] = ("perplexity",)  # of the unpatched model: they have no receipts
 # Sites whose rows geometry cannot compare: they are not rows of activations, one to a position and layer.
@@ -71,6 +78,10 @@ def _of(probe: Probe, info: ModelInfo) -> Iterator[str]:
         yield f"expected version {known}, got {probe.version}"
     if probe.kind in ONE_TOKEN_SET and not probe.tokens:
         yield "expected the name of a token set in `tokens`"
+    if probe.at and probe.kind not in AT_POSITION:
+        yield f"at: expected a probe of one position ({', '.join(AT_POSITION)})"
+    elif probe.at and probe.position != -1:
+        yield f"expected position or at, got {probe.position} and '{probe.at}'"
     if probe.kind == "top_k" and not 1 <= probe.top <= info.vocabulary:
         yield f"top: expected 1 to {info.vocabulary}, got {probe.top}"
     outside = [layer for layer in probe.layers if not 0 <= layer < info.layers]

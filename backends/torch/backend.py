@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 
 import numpy as np
@@ -24,8 +24,9 @@ from backends.contract import (
 )
 from backends.measures import Probe, Scored, ScoreRow
 from backends.positions import PositionError
+from backends.probes.kinds import UNWRITTEN
 from backends.rowplan import RowPlan, plan_for, plan_row
-from backends.rows import Decoded, Row
+from backends.rows import Decoded, Row, by_weights
 from backends.torch import weights
 from backends.torch.capture import capture_prompts, ensure_sources, reduced
 from backends.torch.edits import Recorded, Recording, RecordingKey, recording_key
@@ -40,9 +41,9 @@ from backends.torch.prefix import run_prefix
 from backends.torch.progress import Recorder
 from backends.torch.recompute import regenerate
 from backends.torch.score.bench import Bench
-from backends.torch.score.measure import score
+from backends.torch.score.measure import refuse, score
 from backends.torch.sources import Sources
-from backends.writes import Site, Write
+from backends.writes import Constant, Site, Write
 
 
 @contextmanager
@@ -65,6 +66,12 @@ def _every(writes: Iterable[Write]) -> Iterator[Write]:
             yield from _every(write.value.under.writes)
 
 
+def _check_start(rows: Sequence[Row], start: Start | None) -> None:
+    """Raises BackendError for a prefix that was run with other weights than these rows have."""
+    if start is not None and any(row.weights is not None for row in rows):
+        raise BackendError("start: rows with weights of their own have no prefix to begin from")
+
+
 class TorchBackend:
     """A loaded model with a bounded store of captured sources."""
 
@@ -74,6 +81,7 @@ class TorchBackend:
         self._board = Board(self._loaded)
         self._budget = device.budget
         self._sources = Sources(device.budget // 4)
+        self._removals: list[weights.Removal] = []  # directions that are out of the weights now
 
     @property
     def info(self) -> ModelInfo:
@@ -121,46 +129,71 @@ class TorchBackend:
         [positions, width], those of a start's prefix left out; [width] where they are reduced to the last
         or, in float64, to their mean. kv_cache gives keys after rotary embedding, then values, side by
         side. Raises PositionError for rows whose writes cannot be resolved, BackendError for rows that
-        cannot begin at the start, OutOfMemory.
+        cannot begin at the start or whose weights cannot be changed, OutOfMemory.
         """
         for site, _ in sites:
             missing = self._loaded.layout.lacks(site)
             if missing is not None:
                 raise BackendError(f"capture: {missing}")
+        _check_start(rows, start)
         plans = [self._plan(row) for row in rows]
-        with memory_as_ours():
-            self._capture_sources(plans)
-            captured = capture_prompts(self._loaded, self._board, self._sources, plans, sites, start)
-        return [Captured({spot: reduced(each, reduce) for spot, each in found.items()}) for found in captured]
+        out: list[Captured | None] = [None] * len(rows)
+        for changed, chosen in by_weights(rows):
+            with memory_as_ours(), self._with(changed):
+                batch = [plans[index] for index in chosen]
+                self._capture_sources(batch)
+                found = capture_prompts(self._loaded, self._board, self._sources, batch, sites, start)
+                for index, each in zip(chosen, found, strict=True):
+                    out[index] = Captured({spot: reduced(value, reduce) for spot, value in each.items()})
+        return [captured for captured in out if captured is not None]
 
     def score(
         self, rows: Sequence[ScoreRow], probes: Sequence[Probe], start: Start | None = None
     ) -> list[Scored]:
-        """Each probe's values for each row, as `backends.probes` defines them. Raises BackendError for probes
-        that cannot be measured here or rows that cannot begin at the start, OutOfMemory."""
-        bench = Bench(
-            self._loaded, self._board, self._sources, self._plan, self._prepare, self._chunk_tokens()
-        )
-        with memory_as_ours():
-            return score(bench, rows, probes, start)
+        """Each probe's values for each row, as `backends.probes` defines them, rows of different weights
+        apart. Raises BackendError for probes that cannot be measured here or rows that cannot begin at the
+        start, OutOfMemory."""
+        refuse(self._loaded, rows, probes, start)
+        _check_start([row.row for row in rows], start)
+        out: list[Scored | None] = [None] * len(rows)
+        for changed, chosen in by_weights([row.row for row in rows]):
+            written = any(probe.kind not in UNWRITTEN for probe in probes)
+            reason = self._refusal(changed)
+            if reason is not None:
+                longest = max(len(rows[index].row.ids) for index in chosen)
+                for index in chosen:
+                    out[index] = Scored({}, {}, len(chosen), longest, reason)
+                continue
+            with memory_as_ours(), self._with(changed) if written else nullcontext():
+                found = score(self._bench(changed), [rows[index] for index in chosen], probes, start)
+            for index, each in zip(chosen, found, strict=True):
+                out[index] = each
+        return [scored for scored in out if scored is not None]
 
     def decode(self, rows: Sequence[Row], start: Start | None = None) -> list[Decoded]:
-        """Generate for all rows, those with and without a cache apart.
+        """Generate for all rows, those with and without a cache and those of different weights apart.
 
-        A row that cannot be run as asked (a window longer than its prompt, a source that is missing) comes
-        back invalid with the reason. Raises OutOfMemory, and BackendError for rows that cannot begin at the
-        start.
+        A row that cannot be run as asked (a window longer than its prompt, a source that is missing, weights
+        that cannot be changed) comes back invalid with the reason. Raises OutOfMemory, and BackendError for
+        rows that cannot begin at the start.
         """
+        _check_start(rows, start)
         out: list[Decoded | None] = [None] * len(rows)
-        plans: dict[int, RowPlan] = {}
-        for index, row in enumerate(rows):
-            try:
-                plans[index] = self._plan(row)
-            except PositionError as error:
-                out[index] = Decoded((), "length", {}, float("inf"), len(rows), len(row.ids), str(error))
-        with memory_as_ours():
-            for index, result in self._decode(plans, start):
-                out[index] = result
+        for changed, chosen in by_weights(rows):
+            reason = self._refusal(changed)
+            plans: dict[int, RowPlan] = {}
+            for index in chosen:
+                row, fault = rows[index], reason
+                try:
+                    plans[index] = self._plan(row)
+                except PositionError as error:
+                    fault = fault or str(error)
+                if fault is not None:
+                    out[index] = Decoded((), "length", {}, float("inf"), len(rows), len(row.ids), fault)
+            if reason is None:
+                with memory_as_ours(), self._with(changed):
+                    for index, result in self._decode(plans, start):
+                        out[index] = result
         return [result for result in out if result is not None]
 
     def unembed(self, hidden: np.ndarray) -> np.ndarray:
@@ -181,12 +214,54 @@ class TorchBackend:
         Raises BackendError where that is not the same as project_out at every residual site.
         """
         kept = self._sources
-        with weights.orthogonalised(self._loaded, direction):
+        with weights.orthogonalised(self._loaded, direction) as removal:
             self._sources = Sources(self._budget // 4)
+            self._removals.append(removal)
             try:
                 yield
             finally:
+                self._removals.pop()
                 self._sources = kept
+
+    def _held(self, changed: Constant | None) -> weights.Removal | None:
+        """What has taken these weights' direction out already, where it is the last that was; else None."""
+        if changed is None or not self._removals:
+            return None
+        last = self._removals[-1]
+        return last if np.array_equal(last.direction, changed.array) else None
+
+    def _with(self, changed: Constant | None) -> AbstractContextManager[None]:
+        """The model with a row's weights, changed here unless they are already."""
+        if changed is None or self._held(changed) is not None:
+            return nullcontext()
+        return self.orthogonalised(changed.array)
+
+    def _without(self, changed: Constant | None) -> AbstractContextManager[None]:
+        """The model as it is without a row's weights, in which nothing may be captured."""
+        held = self._held(changed)
+        return nullcontext() if held is None else held.undone()
+
+    def _refusal(self, changed: Constant | None) -> str | None:
+        """Why a row's weights cannot be changed; None where they can."""
+        try:
+            if changed is not None:
+                weights.check_removable(self._loaded, changed.array)
+        except BackendError as error:
+            return str(error)
+        return None
+
+    def _bench(self, changed: Constant | None) -> Bench:
+        """What rows of some weights are measured with, once the model has them."""
+        return Bench(
+            self._loaded,
+            self._board,
+            self._sources,
+            self._plan,
+            self._prepare,
+            self._chunk_tokens(),
+            apart=changed is not None,
+            unpatched=lambda: self._without(changed),
+        )
 
     def _decode(self, plans: Mapping[int, RowPlan], start: Start | None) -> Iterator[tuple[int, Decoded]]:
         recorded = self._prepare(list(plans.values()))

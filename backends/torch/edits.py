@@ -112,7 +112,7 @@ def prompt_touches(
                 value = gather.at(sources, group[0].item.spot(layer), device)
                 if write.features is not None:
                     value = sources.features(write.features, layer, device).activations(value)
-            elif write.value.kind not in ("random", "none"):
+            elif write.value.has_vector:
                 value = vector_of(sources, write, layer, device)
             if write.value.kind in DRAWS:
                 noise = _noise(group, write, layer, lengths, positions).to(device)
@@ -136,6 +136,8 @@ def _noise(
     group: Sequence[Prompted], write: Write, layer: int, lengths: torch.Tensor, positions: torch.Tensor
 ) -> torch.Tensor:
     high, low = split_stream([noise_stream(e.plan.row, write, layer) for e in group], torch.device("cpu"))
+    if write.value.constant is not None:  # one vector, wherever it is written
+        positions = torch.zeros_like(positions)
     return keys_at(high.repeat_interleave(lengths), low.repeat_interleave(lengths), positions)
 
 
@@ -213,7 +215,10 @@ class DecodeEdit:
         t = self.first + step
         value, noise = None, None
         if self.high is not None and self.low is not None:
-            noise = keys_at(self.high, self.low, self.length + t)
+            at = self.length + t
+            if self.write.value.constant is not None:  # one vector, whenever it is written
+                at = torch.zeros_like(at)
+            noise = keys_at(self.high, self.low, at)
         if self.table is not None and self.counts is not None:
             at = t % self.counts if self.write.hold == "cycle" else torch.minimum(t, self.counts - 1)
             value = self.table[torch.arange(len(at), device=at.device), at.clamp_min(0)]
@@ -273,7 +278,7 @@ def decode_edits(
                 table, counts = _table(sources, recorded, group, layer, device)
                 if table.shape[1] == 0:
                     continue  # no donor has a token of its own: the write never acts, and its receipt says so
-            elif write.value.kind not in ("random", "none"):
+            elif write.value.has_vector:
                 table = vector_of(sources, write, layer, device).expand(len(group), 1, -1)
                 counts = torch.ones(len(group), dtype=torch.int64, device=device)
             edits.append(

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Literal
-
 import numpy as np
 import torch
 
@@ -12,10 +9,17 @@ from backends.contract import BackendError
 from backends.rowplan import mean_key
 from backends.torch.loading import Loaded
 from backends.torch.sources import Sources
-from backends.torch.touches import Effect
-from backends.writes import Write
+from backends.torch.touches import Draws, Effect
+from backends.writes import Value, Write
 
-DRAWS: Mapping[str, Literal["matched", "orthogonal"]] = {"random": "matched", "orthogonal": "orthogonal"}
+DRAWS = ("random", "orthogonal")  # kinds of values that are made of noise
+
+
+def draws_of(value: Value) -> Draws | None:
+    """How noise becomes a value; None where it has no part in it."""
+    if value.kind == "random":
+        return "matched" if value.constant is None else "scaled"
+    return "orthogonal" if value.kind == "orthogonal" else None
 
 
 def effect_of(loaded: Loaded, sources: Sources, write: Write, layer: int) -> Effect:
@@ -26,7 +30,7 @@ def effect_of(loaded: Loaded, sources: Sources, write: Write, layer: int) -> Eff
         op=write.op,
         alpha=write.alpha,
         unit=write.unit,
-        draws=DRAWS.get(write.value.kind),
+        draws=draws_of(write.value),
         head_width=_head_width(loaded, write),
         columns=None if mask is None else mask.nonzero()[:, 0],
         sae=None if write.features is None else sources.features(write.features, layer, device),
@@ -89,7 +93,7 @@ def vector_of(sources: Sources, write: Write, layer: int, device: torch.device) 
         found = sources.mean(mean_key(write), (write.tensor, layer))
     if not bool(torch.isfinite(found).all()):
         raise BackendError(f"'{write.name}': the vector at layer {layer} is not finite")
-    directed = write.op in ("add", "project_out") or value.kind == "orthogonal"
+    directed = write.op in ("add", "project_out") or value.kind in DRAWS
     if directed and write.alpha != 0 and not bool(found.any()):
         raise BackendError(f"'{write.name}': the vector at layer {layer} is zero, which is no direction")
     return found.to(device)[None]

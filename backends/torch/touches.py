@@ -11,6 +11,8 @@ from backends.torch.features import FeatureSet
 from backends.torch.sampling import normal, token_hash
 from backends.writes import Op, Unit
 
+Draws = Literal["matched", "orthogonal", "scaled"]
+
 
 class Tally:
     """What one write did, counted on the device as it happens: per layer and row, and the summed relative
@@ -76,6 +78,15 @@ def orthogonal_noise(value: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
     return scaled.to(value.dtype)
 
 
+def scaled_noise(value: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
+    """Gaussian rows of the norms of the rows of `value` [n, width]. keys: [n]."""
+    base = value.double()
+    width = base.shape[-1]
+    z = normal(keys, width, token_hash(2 * width, keys.device)).view(-1, width).double()
+    scaled: torch.Tensor = z * (base.norm(dim=-1, keepdim=True) / z.norm(dim=-1, keepdim=True))
+    return scaled.to(value.dtype)
+
+
 def _along(rows: torch.Tensor, direction: torch.Tensor) -> torch.Tensor:
     """The part of each row that lies along its direction; not finite where the direction is zero."""
     size = (direction * direction).sum(-1, keepdim=True)
@@ -116,15 +127,16 @@ def operate(
 class Effect:
     """What a write does to the rows that it touches, at one layer.
 
-    draws: how noise becomes the value: `matched` to the row replaced, per head of `head_width` columns, or
-    `orthogonal` to the value given. columns: indices of those that the write is limited to (heads), or None
-    for all. sae: the features that are written instead, or None; `value` then has their values [n or 1, k].
+    draws: how noise becomes the value: `matched` to the row replaced, per head of `head_width` columns,
+    `orthogonal` to the value given and of its norm, or `scaled` to that norm alone. columns: indices of those
+    that the write is limited to (heads), or None for all. sae: the features that are written instead, or
+    None; `value` then has their values [n or 1, k].
     """
 
     op: Op
     alpha: float
     unit: Unit = "direction_norm"
-    draws: Literal["matched", "orthogonal"] | None = None
+    draws: Draws | None = None
     head_width: int = 0
     columns: torch.Tensor | None = None
     sae: FeatureSet | None = None
@@ -152,10 +164,11 @@ class Effect:
         return new, relative_change(before, after)
 
     def _drawn(self, value: torch.Tensor | None, noise: torch.Tensor | None) -> torch.Tensor | None:
-        if self.draws != "orthogonal":
+        if self.draws not in ("orthogonal", "scaled"):
             return value
         assert value is not None and noise is not None
-        return orthogonal_noise(value.expand(len(noise), -1), noise)
+        rows = value.expand(len(noise), -1)
+        return orthogonal_noise(rows, noise) if self.draws == "orthogonal" else scaled_noise(rows, noise)
 
 
 @dataclass(frozen=True)

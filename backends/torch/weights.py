@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -68,8 +69,47 @@ def _output_last(module: nn.Module | None) -> bool:
     return hasattr(module, "nf")
 
 
+@dataclass(frozen=True)
+class Removal:
+    """A direction [width] that is out of a model's weights. unit: the direction at length 1, float32; before:
+    the parameters, which of their dimensions is the residual stream's, and on the CPU what they were."""
+
+    direction: np.ndarray
+    unit: torch.Tensor
+    before: tuple[tuple[nn.Parameter, int, torch.Tensor], ...]
+
+    @torch.no_grad()
+    def take_out(self) -> None:
+        """Take the direction out of the parameters, which are what they were before."""
+        for parameter, dimension, _ in self.before:
+            parameter.copy_(_without(parameter, self.unit.to(parameter.device), dimension))
+
+    @torch.no_grad()
+    def put_back(self) -> None:
+        """Make the parameters, bit for bit, what they were before."""
+        for parameter, _, before in self.before:
+            parameter.copy_(before)
+
+    @contextmanager
+    def undone(self) -> Iterator[None]:
+        """The model as it was before, for as long as this lasts."""
+        self.put_back()
+        try:
+            yield
+        finally:
+            self.take_out()
+
+
+def check_removable(loaded: Loaded, direction: np.ndarray) -> torch.Tensor:
+    """The direction at length 1, float32 [width]. Raises BackendError where it cannot be taken out of a
+    model's weights, as `orthogonalised` does."""
+    unit = _unit(loaded, direction)
+    _check_same_as_project_out(loaded)
+    return unit
+
+
 @contextmanager
-def orthogonalised(loaded: Loaded, direction: np.ndarray) -> Iterator[None]:
+def orthogonalised(loaded: Loaded, direction: np.ndarray) -> Iterator[Removal]:
     """The model with `direction` [width] taken out of everything that it adds to the residual stream: W - W r
     r^T / |r|^2 for token and position embeddings, attention outputs and MLP outputs of every layer and
     expert, and their biases (Arditi et al. 2024, section 4.1).
@@ -79,19 +119,14 @@ def orthogonalised(loaded: Loaded, direction: np.ndarray) -> Iterator[None]:
     that is not the same as project_out at every residual site: tied embeddings, whose unembedding would
     change too, and norms between a module and the residual stream.
     """
-    unit = _unit(loaded, direction)
-    _check_same_as_project_out(loaded)
-    kept: list[tuple[nn.Parameter, torch.Tensor]] = []
+    unit = check_removable(loaded, direction)
+    before = [(each, dim, each.detach().to("cpu", copy=True)) for each, dim in _writers(loaded)]
+    removal = Removal(direction, unit, tuple(before))
     try:
-        with torch.no_grad():
-            for parameter, dimension in _writers(loaded):
-                kept.append((parameter, parameter.detach().to("cpu", copy=True)))
-                parameter.copy_(_without(parameter, unit.to(parameter.device), dimension))
-        yield
+        removal.take_out()
+        yield removal
     finally:
-        with torch.no_grad():
-            for parameter, before in kept:
-                parameter.copy_(before)
+        removal.put_back()
 
 
 def _unit(loaded: Loaded, direction: np.ndarray) -> torch.Tensor:

@@ -5,18 +5,21 @@ from __future__ import annotations
 
 import copy
 import itertools
+import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
+from runner.config.axes import AxisError, AxisValue, Extent, Plain, Relation, axis_values, word_of
 from runner.config.errors import as_yaml, listed, suggestion
 from runner.config.spec import RESERVED, WriteSpec
 
-Plain = str | int | float | bool
+MOST_CELLS = 20_000  # of one grid
+_MOST_COUNTED = 2_000_000  # combinations that are gone through to count the cells that a relation leaves
+_RELATION = "only"  # the key of a grid that is no axis
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")  # names become columns and folders
-_LISTS = ("layers", "heads", "features")  # fields of a write that take a list
 _SETTABLE = tuple(key for key in RESERVED if key not in ("label", "grid", "same_as"))
 
 
@@ -42,25 +45,35 @@ Grids = Mapping[str, Sequence[Cell]]
 
 @dataclass(frozen=True)
 class Bodies:
-    """Conditions in the form of `ConditionSpec`; grids: the cells of each condition that has a grid."""
+    """Conditions in the form of `ConditionSpec`; grids: the cells of each condition that has a grid; written:
+    (condition, write) -> the write in the file, of those that a list of sites was expanded to."""
 
     conditions: dict[str, Any]
     grids: dict[str, list[Cell]]
     faults: list[BodyFault]
+    written: dict[tuple[str, str], str] = field(default_factory=dict)
 
 
 def split_bodies(
-    conditions: Mapping[str, Any], given: Callable[[str, str], bool] = lambda name, axis: False
+    conditions: Mapping[str, Any],
+    given: Callable[[str, str], bool] = lambda name, axis: False,
+    model: Mapping[str, Any] | None = None,
+    reference: object = None,
 ) -> Bodies:
-    """Writes under `writes`, and each grid cell a condition of its own, named `name[axis=value,...]`. What
-    is no body, no write and no grid is left out and told.
+    """Writes under `writes`, each grid cell a condition of its own, named `name[axis=value,...]`, and each
+    site of a list a write of its own, named `write_site`. What is no body, no write and no grid is left out
+    and told.
 
     given: whether the user has set the field of a condition that one of its axes runs over. That value then
-    takes the place of the axis, so that a sweep over it is not silently undone by the grid.
+    takes the place of the axis, so that a sweep over it is not silently undone by the grid. model,
+    reference: the keys `model` and `reference_depth`, unchecked; axes in words (`all`, `2-7`) run over what
+    the model has, and over one value where that is not said.
     """
     out: dict[str, Any] = {}
     grids: dict[str, list[Cell]] = {}
     faults: list[BodyFault] = []
+    written: dict[tuple[str, str], str] = {}
+    extent = Extent.of(model, reference)
     for name, body in conditions.items():
         if not isinstance(body, Mapping):
             message = (
@@ -72,7 +85,7 @@ def split_bodies(
             if not _NAME.fullmatch(str(part)):
                 where = (name,) if part == name else (name, str(part))
                 faults.append(BodyFault(where, f"expected a name of letters, digits, _ and -, got '{part}'"))
-        cells = _cells(name, body, faults, given)
+        cells = _cells(name, body, faults, given, extent)
         if body.get("grid") is not None:
             grids[name] = [Cell(cell_name, values) for cell_name, _, values in cells]
         for cell_name, cell, values in cells:
@@ -83,11 +96,14 @@ def split_bodies(
                 if key in RESERVED:
                     split[key] = value
                 elif isinstance(value, Mapping):
-                    split["writes"][key] = dict(value)
+                    for write, fields in _at_each_site(name, key, value, body, faults):
+                        split["writes"][write] = fields
+                        if write != key:
+                            written[cell_name, write] = key
                 else:
                     faults.append(BodyFault((name, key), _no_write(key, value)))
             out[cell_name] = split
-    return Bodies(out, grids, list(dict.fromkeys(faults)))
+    return Bodies(out, grids, list(dict.fromkeys(faults)), written)
 
 
 def expand_contrasts(entries: Sequence[Any], grids: Grids) -> list[tuple[int, Any]]:
@@ -125,26 +141,59 @@ def _no_write(key: str, value: object) -> str:
     )
 
 
+def _at_each_site(
+    name: str, write: str, fields: Mapping[str, Any], body: Mapping[str, Any], faults: list[BodyFault]
+) -> list[tuple[str, dict[str, Any]]]:
+    """A write, or one for each site where `site` is a list, all else the same."""
+    sites = fields.get("site")
+    if not isinstance(sites, list):
+        return [(write, dict(fields))]
+    key = (name, write, "site")
+    names = list(dict.fromkeys(site for site in sites if isinstance(site, str)))
+    if len(names) < len(sites) or not names:
+        faults.append(
+            BodyFault(key, f"expected a site, or a list of sites that differ, got {as_yaml(sites)}")
+        )
+    taken = [f"{write}_{site}" for site in names if f"{write}_{site}" in body]
+    if taken:
+        message = f"a list of sites makes a write of each, and {listed(taken)} is there already; rename one"
+        faults.append(BodyFault(key, message))
+    return [
+        (f"{write}_{site}", {**copy.deepcopy(dict(fields)), "site": site})
+        for site in names
+        if f"{write}_{site}" not in taken
+    ]
+
+
 def _cells(
-    name: str, body: Mapping[str, Any], faults: list[BodyFault], given: Callable[[str, str], bool]
+    name: str,
+    body: Mapping[str, Any],
+    faults: list[BodyFault],
+    given: Callable[[str, str], bool],
+    extent: Extent,
 ) -> list[tuple[str, dict[str, Any], dict[str, Plain]]]:
     grid = body.get("grid")
     if grid is None:
         return [(name, dict(body), {})]
-    if not isinstance(grid, Mapping) or not grid:
+    axes, rules = _flat(grid) if isinstance(grid, Mapping) else ({}, [])
+    if not axes:
         faults.append(
             BodyFault((name, "grid"), f"expected axes such as {{v_proj.layers: [3, 5]}}, got {as_yaml(grid)}")
         )
         return [(name, dict(body), {})]
-    axes = _axes(name, grid, faults)
-    usable = {
-        axis: values
-        for axis, values in axes.items()
-        if _settable(name, axis, body, faults) and not given(name, axis)
-    }
+    usable: dict[str, list[AxisValue]] = {}
+    for axis, said in axes.items():
+        if not _settable(name, axis, body, faults):
+            continue
+        try:
+            values = axis_values(axis, said, _sites(axis, body, axes), extent)
+        except AxisError as error:
+            faults.append(BodyFault((name, "grid", axis), str(error)))
+            values = error.values
+        if values and not given(name, axis):
+            usable[axis] = values
     cells = []
-    for combination in itertools.product(*usable.values()):
-        chosen = dict(zip(usable, combination, strict=True))
+    for chosen in _kept(name, body, usable, _relations(name, rules, axes, faults), extent, faults):
         cell = copy.deepcopy(dict(body))
         for axis, value in chosen.items():
             *parents, last = axis.split(".")
@@ -152,7 +201,7 @@ def _cells(
             for part in parents:
                 level = level.setdefault(part, {})
             level[last] = copy.copy(value)
-        told = {axis: _word(value) for axis, value in chosen.items()}
+        told = {axis: word_of(value) for axis, value in chosen.items()}
         title = ",".join(f"{axis}={value}" for axis, value in told.items())
         if title and isinstance(cell.get("label"), str):
             cell["label"] = f"{cell['label']} [{title}]"
@@ -160,43 +209,92 @@ def _cells(
     return cells
 
 
-def _word(value: Any) -> Plain:
-    """The value of an axis as it stands in names and columns: a list is `1+2`."""
-    return "+".join(map(str, value)) if isinstance(value, list) else value
+def _flat(grid: Mapping[str, Any], parents: tuple[str, ...] = ()) -> tuple[dict[str, Any], list[Any]]:
+    """Axes by dotted path, whether written `{v_proj.layers: [...]}` or `{v_proj: {layers: [...]}}`, and the
+    relations under `only`."""
+    axes: dict[str, Any] = {}
+    rules: list[Any] = []
+    for key, said in grid.items():
+        path = (*parents, str(key))
+        if isinstance(said, Mapping):
+            inner, more = _flat(said, path)
+            axes |= inner
+            rules += more
+        elif path == (_RELATION,):
+            rules += said if isinstance(said, list) else [said]
+        else:
+            axes[".".join(path)] = said
+    return axes, rules
 
 
-def _axes(name: str, grid: Mapping[str, Any], faults: list[BodyFault]) -> dict[str, list[Any]]:
-    """Axes by dotted path, whether written `{v_proj.layers: [...]}` or `{v_proj: {layers: [...]}}`. Of an
-    axis that is wrong those values that are not, so that its field does not count as missing too."""
-    axes: dict[str, list[Any]] = {}
-    for key, values in grid.items():
-        if isinstance(values, Mapping):
-            inner = _axes(name, {f"{key}.{part}": value for part, value in values.items()}, faults)
-            axes.update(inner)
-            continue
-        lists = str(key).rpartition(".")[2] in _LISTS
-        given = values if isinstance(values, list) else [values]
-        sound = {str(_word(v)): v for v in given if _plain(v) or (lists and _plain_list(v))}
-        if not isinstance(values, list) or not all(_plain(v) or (lists and _plain_list(v)) for v in values):
-            also = ", or of lists of them" if lists else ""
-            message = f"expected a list of plain values{also}, got {as_yaml(values)}"
-            faults.append(BodyFault((name, "grid", key), message))
-        elif not values:
-            faults.append(BodyFault((name, "grid", key), "expected at least one value, got an empty list"))
-        elif len(sound) < len(values):
-            message = f"expected values that differ, got {as_yaml(values)}"
-            faults.append(BodyFault((name, "grid", key), message))
-        if sound:
-            axes[key] = list(sound.values())
-    return axes
+def _sites(axis: str, body: Mapping[str, Any], axes: Mapping[str, Any]) -> list[str]:
+    """The sites of the write that an axis belongs to, whether it names them or another axis does."""
+    write = axis.partition(".")[0]
+    fields = body.get(write)
+    site = axes.get(f"{write}.site", fields.get("site") if isinstance(fields, Mapping) else None)
+    return [str(each) for each in (site if isinstance(site, list) else [site]) if each is not None]
 
 
-def _plain(value: object) -> bool:
-    return isinstance(value, str | int | float)
+def _relations(
+    name: str, rules: Sequence[Any], axes: Mapping[str, Any], faults: list[BodyFault]
+) -> list[Relation]:
+    relations = []
+    for rule in rules:
+        try:
+            relations.append(Relation.read(rule, tuple(axes)))
+        except AxisError as error:
+            faults.append(BodyFault((name, "grid", _RELATION), str(error)))
+    return relations
 
 
-def _plain_list(value: object) -> bool:
-    return isinstance(value, list) and bool(value) and all(map(_plain, value))
+def _kept(
+    name: str,
+    body: Mapping[str, Any],
+    usable: Mapping[str, list[AxisValue]],
+    relations: Sequence[Relation],
+    extent: Extent,
+    faults: list[BodyFault],
+) -> list[dict[str, AxisValue]]:
+    """The combinations of an axis's values that the relations leave; of too many, or none, the first of
+    all."""
+    every = (dict(zip(usable, values, strict=True)) for values in itertools.product(*usable.values()))
+    first = {axis: values[0] for axis, values in usable.items()}
+    total = math.prod(len(values) for values in usable.values())
+    named = {axis for relation in relations for axis in (relation.one, relation.other)}
+    fixed = {axis: _at(body, axis) for axis in named if axis not in usable}
+    fixed = {axis: value for axis, value in fixed.items() if value is not None}
+    try:
+        if total > (_MOST_COUNTED if relations else MOST_CELLS):
+            count, kept = total, []
+        else:
+            kept = [
+                cell for cell in every if all(rule.holds({**fixed, **cell}, extent) for rule in relations)
+            ]
+            count = len(kept)
+    except AxisError as error:
+        faults.append(BodyFault((name, "grid", _RELATION), str(error)))
+        return [first]
+    if count > MOST_CELLS:
+        before = " before 'only'" if relations and total > _MOST_COUNTED else ""
+        message = (
+            f"expected at most {MOST_CELLS:,} cells, got {count:,}{before}; take fewer values of an axis"
+        )
+        faults.append(BodyFault((name, "grid"), message))
+        return [first]
+    if not kept:
+        message = f"no cell is left: in none of {total:,} is {' and '.join(map(str, relations))}"
+        faults.append(BodyFault((name, "grid", _RELATION), message))
+        return [first]
+    return kept
+
+
+def _at(body: Mapping[str, Any], path: str) -> Any:
+    level: Any = body
+    for part in path.split("."):
+        if not isinstance(level, Mapping):
+            return None
+        level = level.get(part)
+    return level
 
 
 def _settable(name: str, axis: str, body: Mapping[str, Any], faults: list[BodyFault]) -> bool:

@@ -1,82 +1,248 @@
-"""The door: a composed mapping becomes a `Spec`, or every mistake in it is told at once."""
+"""The door: a composed mapping becomes an `Experiment`, or every mistake in it is told at once."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from pathlib import Path
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from pydantic import ValidationError
 
-from runner.config.bodies import Grids, expand_contrasts, expand_names, split_bodies
+from runner.config.choice_words import fill
 from runner.config.complaints import complaint, existing_path
 from runner.config.compose import Composed, options
-from runner.config.consistency import bank_inconsistencies, inconsistencies
-from runner.config.errors import ConfigurationError, Problem, listed
-from runner.config.inconsistency import Inconsistency
+from runner.config.errors import ConfigurationError, Problem, as_yaml, listed, suggestion
+from runner.config.known import MEASURE, NOTHING, Known
 from runner.config.local_model import with_local_files
+from runner.config.one_stage import check_stage, take_out
 from runner.config.provenance import COMMAND_LINE
-from runner.config.spec import RESERVED, ExperimentSpec, Spec
-from runner.prompts.pairing import choose, read_banks
+from runner.config.spec import ExperimentSpec, Spec
+from runner.config.stage_checks import stage_faults
+from runner.config.stage_forms import OUTLINE, flat_mapping, places
+from runner.config.stage_spec import (
+    AnyStage,
+    ExtractStageSpec,
+    FigureSpec,
+    FindingSpec,
+    MeasureStageSpec,
+    SelectStageSpec,
+)
+from runner.config.stage_values import chosen_stand_in, extracted_stand_in, names_read
 
 Key = tuple[str | int, ...]
 _FIRST_LINE = "# @package _global_"
-_ROUNDS = 50  # each takes at least one wrong value out
-
-# Required values on which no other check depends: with one of these in place of a wrong one, the rest is
-# checked as well.
-_STAND_INS: Mapping[Key, object] = {
-    ("experiment", "name"): "unnamed",
-    ("experiment", "n"): 1,
-    ("model", "dtype"): "float32",
-    ("model", "width"): 1,
-    ("model", "head_width"): 1,
-    ("model", "context"): 1,
-    ("backend", "name"): "torch",
-    ("launch", "name"): "local",
+_KINDS: Mapping[str, type[MeasureStageSpec] | type[ExtractStageSpec] | type[SelectStageSpec]] = {
+    "measure": MeasureStageSpec,
+    "extract": ExtractStageSpec,
+    "select": SelectStageSpec,
 }
-_STAGE_STAND_INS: Mapping[object, object] = {"kind": "measure", "conditions": {}}
+_OTHERS: Mapping[str, type[FindingSpec] | type[FigureSpec]] = {"findings": FindingSpec, "figures": FigureSpec}
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage, checked. body: what its YAML says, None for the flat form; spec: its flat specification
+    (None of a select stage). needs: the earlier stages that it rests on. in_sample: why it evaluates on what
+    it was chosen or extracted on, None where it does not."""
+
+    name: str
+    kind: str
+    body: MeasureStageSpec | ExtractStageSpec | SelectStageSpec | None
+    spec: Spec | None
+    needs: tuple[str, ...] = ()
+    in_sample: str | None = None
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A whole experiment, checked. staged: whether its YAML has stages; known: what was known of choices and
+    artefacts, or what stands in for them."""
+
+    stages: tuple[Stage, ...]
+    staged: bool = False
+    findings: Mapping[str, FindingSpec] = field(default_factory=dict)
+    figures: Mapping[str, FigureSpec] = field(default_factory=dict)
+    known: Known = NOTHING
+
+    @property
+    def specs(self) -> tuple[Spec, ...]:
+        """The specifications of the stages that measure or extract, in their order."""
+        return tuple(stage.spec for stage in self.stages if stage.spec is not None)
+
+    @property
+    def spec(self) -> Spec:
+        """That of the first stage that measures, whose keys for a whole run are those of every stage."""
+        measured = [stage.spec for stage in self.stages if stage.kind == MEASURE]
+        found = measured[0] if measured else self.specs[0]
+        assert found is not None
+        return found
+
+    def stage(self, name: str) -> Stage:
+        """The stage of that name. Raises KeyError."""
+        return {stage.name: stage for stage in self.stages}[name]
 
 
 def check(composed: Composed) -> Spec:
-    """Check a configuration: keys, types and values, then everything that only fits or fails together, then
-    the banks.
+    """The specification of the (first) stage that measures. Raises ConfigurationError as
+    `check_experiment` does."""
+    return check_experiment(composed).spec
+
+
+def check_experiment(composed: Composed) -> Experiment:
+    """Check a configuration: the outline of its stages, then each stage with stand-ins for what the earlier
+    ones will give.
 
     Raises ConfigurationError with all mistakes, each with the file that set the key. Reads YAML, JSON and
     JSONL files only; no model library is loaded.
     """
-    report = _Report(composed)
-    mapping = copy.deepcopy(composed.mapping)
-    _take_out(mapping, [tuple(problem.key.split(".")) for problem in composed.problems])
     misplaced = _misplaced(composed)
     if misplaced:
         raise ConfigurationError(misplaced)
-    if not any(composed.mapping.get(key) for key in ("conditions", "stages")) and not report.problems:
+    told = [*composed.problems, *composed.misread]
+    given = any(composed.mapping.get(key) for key in ("conditions", "stages"))
+    if not given and not told:
         known = options("experiment", composed.folders)
         message = f"expected an experiment; add +experiment=NAME, one of {listed(known)}"
         raise ConfigurationError([Problem(COMMAND_LINE, "experiment", message)])
-    damaged = {part for problem in composed.problems for part in _written_part(tuple(problem.key.split(".")))}
-    _prepare(mapping, report)
-    spec = _validated(mapping, report, damaged)
-    if spec is not None:
-        for found in inconsistencies(spec, frozenset(damaged)):
-            report.inconsistent(found)
-        _banks(spec, composed, report)
-    if report.problems:
-        raise ConfigurationError(report.told_once())
+    mapping = copy.deepcopy(composed.mapping)
+    take_out(mapping, [tuple(problem.key.split(".")) for problem in composed.problems])
+    stages = mapping.get("stages")
+    if stages is not None and not isinstance(stages, dict):
+        told.append(_problem(composed, ("stages",), f"expected a mapping of stages, got {as_yaml(stages)}"))
+        stages = {}
+    if not stages:
+        flat = {key: value for key, value in mapping.items() if key not in ("stages", "sweep")}
+        others = _others(flat, composed, told)
+        spec, problems = check_stage(flat, composed)
+        told += problems
+        if told:
+            raise ConfigurationError(list(dict.fromkeys(told)))
+        assert spec is not None
+        return Experiment((Stage(MEASURE, MEASURE, None, spec),), False, *others)
+    if mapping.get("conditions"):
+        message = "expected conditions inside the stages, or no stages at all"
+        told.append(_problem(composed, ("conditions",), message))
+    found, known_now = _stages(stages, mapping, composed, told)
+    others = _others(mapping, composed, told)
+    if told:
+        raise ConfigurationError(list(dict.fromkeys(told)))
+    return Experiment(tuple(found), True, *others, known_now)
+
+
+def check_again(composed: Composed, stage: Stage, known: Known) -> Spec:
+    """The specification of a stage once everything that it rests on is known. Raises ConfigurationError where
+    what was chosen or extracted does not fit."""
+    body = stage.body
+    if body is None:
+        assert stage.spec is not None
+        return stage.spec
+    assert not isinstance(body, SelectStageSpec)
+    told: list[Problem] = []
+    spec = _one(stage.name, body, copy.deepcopy(composed.mapping), composed, known, told)
+    if told:
+        raise ConfigurationError(list(dict.fromkeys(told)))
     assert spec is not None
     return spec
+
+
+def _stages(
+    stages: Mapping[str, Any], mapping: Mapping[str, Any], composed: Composed, told: list[Problem]
+) -> tuple[list[Stage], Known]:
+    """Every stage in its order, each checked with stand-ins for what the earlier ones give."""
+    found: list[Stage] = []
+    known = NOTHING
+    for name, given in stages.items():
+        body = _body(name, given, composed, told)
+        if body is None:
+            continue
+        if isinstance(body, SelectStageSpec):
+            spec = None
+            known = known.and_choice(chosen_stand_in(name, body, found))
+        else:
+            spec = _one(name, body, mapping, composed, known, told)
+            if isinstance(body, ExtractStageSpec) and spec is not None:
+                known = known.and_artefact(extracted_stand_in(name, body, spec, known))
+        stage = Stage(name, body.kind, body, spec, names_read(body))
+        faults, in_sample = stage_faults(stage, found, set(stages), composed.folders)
+        told += [_problem(composed, ("stages", name, *key), message) for key, message in faults]
+        found.append(Stage(name, body.kind, body, spec, stage.needs, in_sample))
+    return found, known
+
+
+def _one(
+    name: str,
+    body: MeasureStageSpec | ExtractStageSpec,
+    mapping: Mapping[str, Any],
+    composed: Composed,
+    known: Known,
+    told: list[Problem],
+) -> Spec | None:
+    filled = fill(flat_mapping(mapping, body), known)
+    place = places(name, body)
+    told += [_problem(composed, place(key), message) for key, message in filled.faults]
+    spec, problems = check_stage(filled.body, composed, known, place, name=name)
+    told += problems
+    return spec
+
+
+def _body(name: str, given: Any, composed: Composed, told: list[Problem]) -> AnyStage | None:
+    key: Key = ("stages", name)
+    if not isinstance(given, dict):
+        told.append(_problem(composed, key, f"expected a stage, {{kind: ...}}, got {as_yaml(given)}"))
+        return None
+    kind = given.get("kind")
+    if kind not in _KINDS:
+        what = "missing: expected" if kind is None else "expected"
+        got = "" if kind is None else f", got {as_yaml(kind)}{suggestion(str(kind), _KINDS)}"
+        told.append(_problem(composed, (*key, "kind"), f"{what} one of {listed(_KINDS)}{got}"))
+        return None
+    return _read(_KINDS[kind], given, key, composed, told)
+
+
+def _others(
+    mapping: dict[str, Any], composed: Composed, told: list[Problem]
+) -> tuple[dict[str, FindingSpec], dict[str, FigureSpec]]:
+    read: dict[str, dict[str, Any]] = {}
+    for name, model in _OTHERS.items():
+        given = mapping.pop(name, None)
+        read[name] = {}
+        if given is not None and not isinstance(given, dict):
+            told.append(_problem(composed, (name,), f"expected a mapping by name, got {as_yaml(given)}"))
+        for key, body in given.items() if isinstance(given, dict) else ():
+            if not isinstance(body, dict):
+                told.append(_problem(composed, (name, key), f"expected a mapping, got {as_yaml(body)}"))
+                continue
+            one = _read(model, body, (name, key), composed, told)
+            if one is not None:
+                read[name][key] = one
+    return read["findings"], read["figures"]
+
+
+def _read(model: Any, given: dict[str, Any], key: Key, composed: Composed, told: list[Problem]) -> Any:
+    """A mapping as a model; None, and what is wrong told, where it is none."""
+    try:
+        return model.model_validate(given)
+    except ValidationError as error:
+        by_path: dict[Key, list[Any]] = {}
+        for detail in error.errors(include_url=False):
+            by_path.setdefault(existing_path(given, detail), []).append(detail)
+        for path, found in by_path.items():
+            told.append(_problem(composed, (*key, *path), complaint(path, found, given, model)))
+    return None
+
+
+def _problem(composed: Composed, key: Key, message: str) -> Problem:
+    written = tuple(str(part).partition("[")[0] if isinstance(part, str) else part for part in key)
+    return Problem(composed.origin(written), ".".join(map(str, key)), message)
 
 
 def _misplaced(composed: Composed) -> list[Problem]:
     """Experiment files whose keys do not reach the root, where everything is looked for."""
     chosen = composed.mapping.get("experiment")
     keys = set(chosen) - set(ExperimentSpec.model_fields) if isinstance(chosen, dict) else set()
-    if any(composed.mapping.get(key) for key in ("conditions", "stages")) and not keys & set(
-        Spec.model_fields
-    ):
+    roots = {*Spec.model_fields, *OUTLINE}
+    if any(composed.mapping.get(key) for key in ("conditions", "stages")) and not keys & roots:
         return []
     problems = []
     for file in composed.origins.files:
@@ -87,7 +253,7 @@ def _misplaced(composed: Composed) -> list[Problem]:
                 "an empty file" if file.content is None else repr(file.content)
             )
             problems.append(Problem(str(file.path), "", message))
-        elif file.package[:1] == ("experiment",) and set(file.content) & set(Spec.model_fields):
+        elif file.package[:1] == ("experiment",) and set(file.content) & roots:
             message = (
                 f"expected '{_FIRST_LINE}' as the first line; without it all keys of the file come under "
                 f"{'.'.join(file.package)}, where nothing reads them"
@@ -102,227 +268,3 @@ def resolved_mapping(composed: Composed) -> dict[str, Any]:
     if isinstance(mapping.get("model"), dict):
         mapping["model"] = with_local_files(mapping["model"]).mapping
     return mapping
-
-
-class _Report:
-    """Problems in the order in which they are found; what follows from an earlier one is left out."""
-
-    def __init__(self, composed: Composed) -> None:
-        self._composed = composed
-        self.problems: list[Problem] = [*composed.problems, *composed.misread]
-        self._keys = {problem.key for problem in self.problems}  # as the configuration calls them
-        self.read_from: Mapping[str, tuple[Path, str]] = {}  # keys of the model that another file gave
-        self.places: dict[Key, Key] = {}  # entries that grids were expanded in -> as they were written
-        self.cells: dict[str, list[str]] = {}  # grid -> its cells, by their keys
-
-    def add(self, key: Key, message: str) -> None:
-        key = (*self.places.get(key[:3], key[:3]), *key[3:])
-        self._keys.add(".".join(map(str, key)))
-        if len(key) == 2 and key[0] == "model" and key[1] in self.read_from:
-            file, name = self.read_from[str(key[1])]
-            self.problems.append(Problem(str(file), name, message.partition("; YAML reads")[0]))
-            return
-        written = tuple(str(part).partition("[")[0] if isinstance(part, str) else part for part in key)
-        self.problems.append(Problem(self._composed.origin(written), ".".join(map(str, key)), message))
-
-    def told_once(self) -> list[Problem]:
-        """The problems, one that all cells of a grid have by the grid's own key alone."""
-        told, renamed = set(self.problems), dict[Problem, Problem]()
-        for grid, cells in self.cells.items():
-            for problem in self.problems:
-                if not problem.key.startswith(f"{cells[0]}."):
-                    continue
-                rest = problem.key.removeprefix(cells[0])
-                same = [replace(problem, key=f"{cell}{rest}") for cell in cells]
-                if told.issuperset(same):
-                    told.difference_update(same)
-                    told.add(problem)
-                    renamed[problem] = replace(problem, key=f"{grid}{rest}")
-        return [renamed.get(problem, problem) for problem in self.problems if problem in told]
-
-    def inconsistent(self, found: Inconsistency) -> None:
-        rests_on = [".".join(map(str, key)) for key in (found.key, *found.rests_on)]
-        if not any(_same_line(key, told) for key in rests_on for told in self._keys):
-            self.add(found.key, found.message)
-
-    def typed(self, key: Key) -> bool:
-        """Whether the command line has set the key."""
-        return self._composed.origin(key) == COMMAND_LINE
-
-    def told(self, key: str) -> bool:
-        """Whether something has been said of the key or of what is below it."""
-        return any(told == key or told.startswith(f"{key}.") for told in self._keys)
-
-
-def _same_line(one: str, other: str) -> bool:
-    return one == other or one.startswith(f"{other}.") or other.startswith(f"{one}.")
-
-
-def _prepare(mapping: dict[str, Any], report: _Report) -> None:
-    """Bring a mapping into the form of `Spec`: local model filled in, bodies split, grids expanded."""
-    if isinstance(mapping.get("model"), dict):
-        local = with_local_files(mapping["model"])
-        mapping["model"], report.read_from = local.mapping, local.read_from
-        for mismatch in local.mismatches:
-            report.add(("model", mismatch.key), mismatch.message)
-    stages = mapping.get("stages")
-    if isinstance(stages, dict) and stages:
-        if mapping.get("conditions"):
-            report.add(("conditions",), "expected conditions inside the stages, or no stages at all")
-        if len(stages) > 1:
-            message = f"expected one stage of the kind measure, got {len(stages)}: {', '.join(stages)}"
-            report.add(("stages",), message)
-        for name, stage in stages.items():
-            if isinstance(stage, dict) and isinstance(stage.get("conditions"), dict):
-                _split(stage, ("stages", name, "conditions"), mapping, report)
-    elif isinstance(mapping.get("conditions"), dict):
-        _split(mapping, ("conditions",), mapping, report)
-
-
-def _split(holder: dict[str, Any], prefix: Key, mapping: dict[str, Any], report: _Report) -> None:
-    """Split the bodies in `holder["conditions"]`, and expand their grids there and in the contrasts."""
-
-    def given(name: str, axis: str) -> bool:
-        return report.typed((*prefix, name, *axis.split("."))) and not report.typed((*prefix, name, "grid"))
-
-    bodies = split_bodies(holder["conditions"], given)
-    for fault in bodies.faults:
-        report.add((*prefix, *fault.key), fault.message)
-    holder["conditions"] = bodies.conditions
-    for name, cells in bodies.grids.items():
-        keys = [".".join((*map(str, prefix), cell.name)) for cell in cells]
-        report.cells[".".join((*map(str, prefix), name))] = keys
-    if isinstance(mapping.get("contrasts"), dict):
-        _expand(mapping["contrasts"], bodies.grids, report)
-
-
-def _expand(contrasts: dict[str, Any], grids: Grids, report: _Report) -> None:
-    for kind in ("extra", "same"):
-        if isinstance(contrasts.get(kind), list):
-            expanded = expand_contrasts(contrasts[kind], grids)
-            contrasts[kind] = [entry for _, entry in expanded]
-            for now, (written, _) in enumerate(expanded):
-                report.places["contrasts", kind, now] = ("contrasts", kind, written)
-    if isinstance(contrasts.get("trends"), list):
-        contrasts["trends"] = [
-            expand_names(names if isinstance(names, list) else [names], grids)
-            for names in contrasts["trends"]
-        ]
-
-
-def _validated(mapping: dict[str, Any], report: _Report, damaged: set[Key]) -> Spec | None:
-    """A Spec, if need be of what is left when wrong values are taken out, so that the rest is checked as
-    well. damaged: takes up the conditions and writes from which something was taken."""
-    for _ in range(_ROUNDS):
-        try:
-            return Spec.model_validate(mapping)
-        except ValidationError as error:
-            details = error.errors(include_url=False)
-        by_path: dict[Key, list[Any]] = {}
-        for detail in details:
-            by_path.setdefault(existing_path(mapping, detail), []).append(detail)
-        for path, found in by_path.items():
-            written = tuple(part for index, part in enumerate(path) if not _is_ours(path, index))
-            key = ".".join(map(str, written))
-            unknown = any(detail["type"] == "extra_forbidden" for detail in found)
-            if unknown or not report.told(key):
-                report.add(written, complaint(path, found, mapping))
-            damaged.update(_condition_part(path))
-        removable = []
-        for path, found in by_path.items():
-            if not _stood_in(mapping, path):
-                removable.append(path[:-1] if all(detail["type"] == "missing" for detail in found) else path)
-        if not all(_optional(path) for path in removable):
-            return None
-        _take_out(mapping, removable)
-    return None
-
-
-def _stood_in(mapping: dict[str, Any], path: Key) -> bool:
-    """Put something sound in place of a wrong value, where the rest can be checked with it; False where
-    nothing would do."""
-    if path in _STAND_INS:
-        _at(mapping, path[:-1])[path[-1]] = _STAND_INS[path]
-    elif len(path) > 3 and path[-1] == "site" and path[-3] == "writes":
-        _at(mapping, path[:-1])["site"] = "resid_pre"  # so that the write's other fields are checked
-    elif len(path) == 3 and path[0] == "stages" and path[2] in _STAGE_STAND_INS:
-        _at(mapping, path[:-1])[path[2]] = copy.copy(_STAGE_STAND_INS[path[2]])
-    elif path[:2] == ("contrasts", "same") and (len(path) == 3 or path[3:4] == (2,)):
-        pair = _at(mapping, path[:3])
-        if not isinstance(pair, list) or len(pair) not in (2, 3):
-            return False
-        pair[2:] = [{"margin": 1.0}]  # so that the conditions are looked up
-    else:
-        return False
-    return True
-
-
-def _is_ours(path: Key, index: int) -> bool:
-    """Whether this part of a path is the `writes` that bodies are split into, which no YAML file has."""
-    return path[index] == "writes" and index >= 2 and path[index - 2] == "conditions"
-
-
-def _condition_part(path: Key) -> list[Key]:
-    """The condition, or the write of a condition, that a path leads into."""
-    if "conditions" not in path[:-1]:
-        return []
-    rest = path[path.index("conditions") + 1 :]
-    return [(rest[0], rest[2]) if len(rest) > 2 and rest[1] == "writes" else rest[:1]]
-
-
-def _written_part(path: Key) -> list[Key]:
-    """The same for a path as it is in the YAML file, where writes stand beside the reserved keys."""
-    if "conditions" not in path[:-1]:
-        return []
-    rest = path[path.index("conditions") + 1 :]
-    return [rest[:2] if len(rest) > 2 and rest[1] not in RESERVED else rest[:1]]
-
-
-def _optional(path: Key) -> bool:
-    """Whether a Spec can be had without the value at this path."""
-    if not path or path in (
-        ("experiment",),
-        ("model",),
-        ("backend",),
-        ("prompts",),
-        ("readouts",),
-        ("launch",),
-    ):
-        return False
-    if path[0] in ("conditions", "stages", "contrasts", "sampling", "readout"):
-        return True
-    return path[0] not in ("experiment", "model", "backend", "prompts") or len(path) > 1
-
-
-def _at(mapping: dict[str, Any], path: Key) -> Any:
-    level: Any = mapping
-    for part in path:
-        level = level[part]
-    return level
-
-
-def _take_out(mapping: dict[str, Any], paths: Sequence[Key]) -> None:
-    for path in paths:
-        level: Any = mapping
-        parents: list[tuple[Any, Any]] = []
-        for part in path:
-            if isinstance(level, dict) and part in level:
-                parents.append((level, part))
-                level = level[part]
-            else:
-                break  # a list, whose places mean something, goes as a whole
-        if parents and (len(parents) == len(path) or isinstance(level, list)):
-            holder, part = parents[-1]
-            del holder[part]
-
-
-def _banks(spec: Spec, composed: Composed, report: _Report) -> None:
-    """Read the banks and report what is wrong with them, or what is asked of them that they do not hold."""
-    try:
-        banks = read_banks(spec.prompts, composed.folders)
-        chosen = choose(spec.prompts, banks)
-    except ConfigurationError as error:
-        report.problems += error.problems
-        return
-    for found in bank_inconsistencies(spec, chosen):
-        report.inconsistent(found)

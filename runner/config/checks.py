@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from analyses.columns import LENGTHS, NUMBER
+from analyses.columns import LENGTHS
 from runner.config.errors import listed, suggestion
 from runner.config.layers import LayerError
 from runner.config.readouts import (
-    LAYERED,
-    TOP,
     Fault,
     ReadoutError,
     all_columns,
-    layers_of,
-    one_layer,
+    resolve_entry,
     scalar_columns,
 )
 from runner.config.spec import CheckSpec, Spec
@@ -119,37 +115,3 @@ def resolve_checks(spec: Spec) -> tuple[Check, ...]:
             )
         )
     return tuple(found)
-
-
-def resolve_entry(word: str, spec: Spec) -> tuple[str, int | None]:
-    """The column that a check reads, and which entry of it where that is a list: `COLUMN[0]`, `COLUMN[last]`,
-    or for a list by layer `COLUMN[LAYER]`.
-
-    Raises ReadoutError where there is no such column or entry, LayerError for a layer that does not exist.
-    """
-    columns = all_columns(spec)
-    found = re.fullmatch(r"([\w.]+)(?:\[([^\]]+)\])?", word)
-    column, entry = (found[1], found[2]) if found else (word, None)
-    if column not in columns:
-        raise ReadoutError(
-            f"expected a column of the readouts ({listed(columns)}), got '{column}'"
-            f"{suggestion(column, columns)}"
-        )
-    if columns[column] == NUMBER:
-        if entry is not None:
-            raise ReadoutError(f"{column} holds one number, so that it has no entry [{entry}]")
-        return column, None
-    if entry is None:
-        raise ReadoutError(f"{column} is a list; say which entry, such as {column}[last]")
-    if entry in ("first", "last"):
-        return column, 0 if entry == "first" else -1
-    body = spec.readout[column.partition(".")[0]]
-    if body.kind in LAYERED:
-        layers = layers_of(body, spec)
-        layer = one_layer(int(entry) if entry.isdecimal() else entry, spec)
-        if layer not in layers:
-            raise ReadoutError(f"{column} has the layers {listed(map(str, layers))}, got {layer}")
-        return column, layers.index(layer)
-    if not entry.isdecimal() or (body.kind == "top_k" and int(entry) >= (body.top or TOP)):
-        raise ReadoutError(f"expected an entry of {column} from [0], [first] or [last], got [{entry}]")
-    return column, int(entry)

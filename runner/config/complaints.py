@@ -60,12 +60,14 @@ def existing_path(mapping: Mapping[str, Any], detail: Mapping[str, Any]) -> Key:
     return tuple(path)
 
 
-def complaint(path: Key, details: Sequence[Mapping[str, Any]], mapping: Mapping[str, Any]) -> str:
-    """One sentence for everything that pydantic says of one key."""
+def complaint(
+    path: Key, details: Sequence[Mapping[str, Any]], mapping: Mapping[str, Any], root: type[BaseModel] = Spec
+) -> str:
+    """One sentence for everything that pydantic says of one key. root: the model of the mapping."""
     kinds = {detail["type"] for detail in details}
     got = _at(mapping, path)
     if "extra_forbidden" in kinds:
-        known = known_keys(path[:-1])
+        known = known_keys(path[:-1], root)
         return f"unknown key; expected one of {listed(known)}{suggestion(str(path[-1]), known)}"
     if kinds == {"missing"}:
         return f"missing: expected {_noun(path)}"
@@ -81,15 +83,17 @@ def complaint(path: Key, details: Sequence[Mapping[str, Any]], mapping: Mapping[
     return f"expected {' or '.join(dict.fromkeys(others))}, got {as_yaml(got)}{_yaml_hint(got, kinds)}"
 
 
-def known_keys(path: Key) -> tuple[str, ...]:
-    """The keys that exist at a path of the configuration."""
-    shape: Any = Spec
+def known_keys(path: Key, root: type[BaseModel] = Spec) -> tuple[str, ...]:
+    """The keys that exist at a path of the configuration, or of another model."""
+    shape: Any = root
     for part in path:
         shape = _below(shape, part)
         if shape is None:
             return ()
     found = _model_in(shape)
-    return tuple(found.model_fields) if found is not None else ()
+    if found is None:
+        return ()
+    return tuple(name if one.alias is None else one.alias for name, one in found.model_fields.items())
 
 
 def _below(shape: Any, part: str | int) -> Any:

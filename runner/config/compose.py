@@ -28,7 +28,8 @@ from runner.config.provenance import COMMAND_LINE, LoadedFile, Origins, merge_sh
 from runner.config.spellings import misread, suspects
 
 ROOT_FILE = "config"
-FREE = ("conditions.", "stages.", "readout.", "prompts.roles.", "model.landmarks.")  # where keys may be added
+# Where keys may be added.
+FREE = ("conditions.", "stages.", "readout.", "prompts.roles.", "prompts.templates.", "model.landmarks.")
 _ALWAYS = ("model", "backend", "prompts", "launch")  # groups that the root file has chosen already
 
 

@@ -7,16 +7,18 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 
-from backends.writes import SELF
 from runner.config.checks import contrast_faults
 from runner.config.errors import listed, suggestion
-from runner.config.inconsistency import Inconsistency, Key, conditions_key
-from runner.config.readouts import decodes, fact_faults, readout_faults
+from runner.config.inconsistency import Inconsistency, Key
+from runner.config.prompt_rules import held_faults, prompts_faults
+from runner.config.readout_faults import fact_faults, readout_faults
+from runner.config.readouts import decodes
 from runner.config.resolve import Condition, layer_words, resolve_condition, resolve_sampling
 from runner.config.spec import ConditionSpec, Spec
-from runner.config.values import DONOR, DONORS, OTHER_DONOR, TARGETS
+from runner.config.values import DONOR
+from runner.config.weights import WeightsError, resolve_weights
 from runner.config.write_checks import WRONG, draws_of, prompt_faults, write_faults
-from runner.prompts.pairing import Banks, available, too_few
+from runner.prompts.pools import Banks
 
 _REPEATS: Key = ("experiment", "repeats")
 
@@ -26,10 +28,10 @@ def inconsistencies(spec: Spec, damaged: frozenset[Key]) -> Iterator[Inconsisten
     wrong key has been removed already: they are not compared with others, because what they were to be is
     unknown."""
     yield from _model(spec)
-    yield from _prompts(spec)
+    yield from prompts_faults(spec)
     yield from _length(("sampling",), spec.sampling.max_new_tokens, spec)
     _, conditions, _ = spec.stage
-    prefix = conditions_key(spec)
+    prefix = ("conditions",)
     sound: dict[str, Condition] = {}
     for name, body in conditions.items():
         found = list(_condition((*prefix, name), name, body, spec, damaged))
@@ -49,9 +51,7 @@ def inconsistencies(spec: Spec, damaged: frozenset[Key]) -> Iterator[Inconsisten
 
 def bank_inconsistencies(spec: Spec, banks: Banks) -> Iterator[Inconsistency]:
     """Whether the banks hold what is asked of them."""
-    limit = available(spec.prompts, banks)
-    if limit is not None and spec.experiment.n > limit:
-        yield Inconsistency(("experiment", "n"), too_few(spec.experiment.n, banks))
+    yield from held_faults(spec, banks)
     _, conditions, _ = spec.stage
     for name, body in conditions.items():
         yield from prompt_faults(name, body, spec, banks)
@@ -74,18 +74,6 @@ def _model(spec: Spec) -> Iterator[Inconsistency]:
                 yield Inconsistency(("model", key), f"expected the {key} of the model on the hub, got null")
 
 
-def _prompts(spec: Spec) -> Iterator[Inconsistency]:
-    prompts, model = spec.prompts, spec.model
-    if prompts.language != model.language:
-        message = f"expected {model.language}, the language of model '{model.name}', got {prompts.language}"
-        yield Inconsistency(("prompts", "language"), message)
-    for name in prompts.roles:
-        if name in (DONOR, OTHER_DONOR, SELF, TARGETS, DONORS):
-            what = "set" if name in (TARGETS, DONORS) else "value"
-            message = f"'{name}' is the name of a {what} already; give the role another one"
-            yield Inconsistency(("prompts", "roles", name), message)
-
-
 def _length(key: Key, asked: int | None, spec: Spec) -> Iterator[Inconsistency]:
     context = spec.model.context
     if asked is not None and asked >= context:
@@ -102,6 +90,13 @@ def _condition(
         known = spec.prompts.roles
         message = f"expected a role of the prompts '{spec.prompts.name}' ({listed(known)}), got '{asked}'"
         yield Inconsistency((*key, "prompt"), message + suggestion(asked, known))
+    if body.prompt.split("+")[0] == DONOR and not spec.prompts.pairs:
+        yield Inconsistency((*key, "prompt"), spec.prompts.no_donors(body.prompt))
+    if body.weights is not None:
+        try:
+            resolve_weights(body.weights, spec)
+        except WeightsError as error:
+            yield Inconsistency((*key, "weights", error.field), str(error))
     if body.recompute and body.replay_last_token:
         message = "expected one or the other: a token is fed again into a cache, and recompute keeps none"
         yield Inconsistency((*key, "replay_last_token"), message)
@@ -120,7 +115,14 @@ def _condition(
 def _fingerprint(condition: Condition) -> tuple[object, ...]:
     """What a condition does, whatever it and its writes are called."""
     writes = frozenset(replace(write, name="") for write in condition.writes)
-    return (condition.prompt, writes, condition.sampling, condition.replay_last_token, condition.recompute)
+    return (
+        condition.prompt,
+        writes,
+        condition.weights,
+        condition.sampling,
+        condition.replay_last_token,
+        condition.recompute,
+    )
 
 
 def _identical(prefix: Key, sound: Mapping[str, Condition], spec: Spec) -> Iterator[Inconsistency]:
@@ -161,7 +163,7 @@ def _contrasts(spec: Spec) -> Iterator[Inconsistency]:
     contrasts = spec.contrasts
     if not conditions:
         message = "expected at least one condition, got none"
-        yield Inconsistency(conditions_key(spec), message, (("stages",), ("conditions",)))
+        yield Inconsistency(("conditions",), message, (("stages",), ("conditions",)))
         return
     extra: list[tuple[Key, tuple[str, str]]] = [
         (("contrasts", "extra", index), pair) for index, pair in enumerate(contrasts.extra)

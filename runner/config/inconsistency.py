@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from runner.config.spec import Spec
-
 Key = tuple[str | int, ...]
 
 
@@ -18,9 +16,3 @@ class Inconsistency:
     message: str
     rests_on: tuple[Key, ...] = ()
 
-
-def conditions_key(spec: Spec) -> Key:
-    """The key under which the conditions stand."""
-    for name in spec.stages:
-        return ("stages", name, "conditions")
-    return ("conditions",)

@@ -3,19 +3,19 @@ tokens and layers."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import cast
+from typing import cast, get_args
 
-from analyses.columns import GRID, INTEGERS, NUMBER, NUMBERS, STRUCTURE
+from analyses.columns import INTEGERS, NUMBER, NUMBERS
 from backends.measures import Probe, ProbeKind, Scope
 from backends.probes import kinds as probe_kinds
+from runner.config.derivation import Derivation, Entry
 from runner.config.errors import listed, suggestion
 from runner.config.layers import LayerError, LayerWord, resolve_layers
-from runner.config.model_faults import lacking
-from runner.config.spec import PromptsSpec, ReadoutSpec, Spec
-from runner.prompts.banks import Prompt
-from runner.prompts.pairing import Banks
+from runner.config.readout_positions import one_position
+from runner.config.spec import DerivedKind, ReadoutSpec, ScoreKind, Spec
 
 Key = tuple[str | int, ...]
 Fault = tuple[Key, str]
@@ -23,7 +23,10 @@ Fault = tuple[Key, str]
 FACT = "fact:"
 TARGET = "target"
 BEHAVIOUR = ("score", "markers", "bonus", "strict")
-OF_OUTPUT = ("behaviour", "perplexity")  # kinds that need a generated text
+SCORES: tuple[str, ...] = get_args(ScoreKind)  # kinds that need the generated text alone
+DERIVED: tuple[str, ...] = get_args(DerivedKind)  # kinds that need other columns of the trial alone
+OF_OUTPUT = (*SCORES, "perplexity")  # kinds that need a generated text
+RANKS = ".rank"  # how the list columns of ranks by layer end
 LAYERED = probe_kinds.PER_LAYER  # kinds whose lists have one entry for each layer asked
 _INTEGERS, _NUMBERS = ("ids", "rank", "top"), ("probs", "prob", "tokens")  # ends of the names of list columns
 _HELD = dict.fromkeys(_INTEGERS, INTEGERS) | dict.fromkeys(_NUMBERS, NUMBERS)
@@ -42,10 +45,16 @@ class _Kind:
 _AT = ("position", "first_token")
 KINDS: Mapping[str, _Kind] = {
     "behaviour": _Kind(),
+    "contains": _Kind(("tokens",)),
+    "degenerate": _Kind(),
+    "onset": _Kind(("of", "within")),
+    "difference": _Kind(("of", "minus")),
+    "holds": _Kind(("of",), ("above", "below")),
     "perplexity": _Kind(),
     "next_token": _Kind(("tokens",), _AT),
     "log_odds": _Kind(("tokens",), ("against", *_AT)),
     "rank": _Kind(("tokens",), _AT),
+    "accuracy": _Kind(("tokens",), _AT),
     "top_k": _Kind((), ("top", "position")),
     "kl": _Kind((), ("position",)),
     "lens": _Kind((), ("tokens", "layers", *_AT)),
@@ -80,9 +89,10 @@ class Source:
 @dataclass(frozen=True)
 class Readout:
     """A readout, resolved. columns: name -> number, numbers (a list) or integers (a list). probe: what the
-    backend measures, without the ids of a patchscope's prompt; None for a score of the text. tokens, against:
-    where its token sets come from; continuation: where its fixed text does. scope: the patchscope's
-    prompt."""
+    backend measures, without the ids of a patchscope's prompt; None for a score of the text and a derived
+    one. tokens, against: where its token sets come from; continuation: where its fixed text does. scope: the
+    patchscope's prompt. labels: where the words come from that a text is searched for. derivation: how it
+    follows from other columns."""
 
     name: str
     kind: str
@@ -94,6 +104,8 @@ class Readout:
     first_token: bool = False
     continuation: Source | None = None
     scope: str | None = None
+    labels: Source | None = None
+    derivation: Derivation | None = None
 
     @property
     def of_output(self) -> bool:
@@ -114,13 +126,17 @@ class Readout:
             "columns": dict(self.columns),
             **{name: source.word for name, source in self.sources},
         }
+        if self.labels is not None:
+            found["tokens"] = self.labels.word
+        if self.derivation is not None:
+            found |= self.derivation.described()
         probe, kind = self.probe, KINDS[self.kind]
         if probe is None:
             return found
         if "layers" in kind.reads:
             found["layers"] = list(probe.layers)
         if "position" in kind.reads:
-            found["position"] = probe.position
+            found["position"] = probe.at or probe.position
         if self.kind == "geometry":
             found |= {"site": probe.site, "windows": list(probe.windows)}
         if self.kind == "top_k":
@@ -138,14 +154,18 @@ def columns_of(name: str, body: ReadoutSpec) -> dict[str, str]:
     """The columns that a readout gives, with what each holds; the first is its main one."""
     if body.kind == "behaviour":
         return dict.fromkeys(BEHAVIOUR, NUMBER)
+    if body.kind == "degenerate":
+        return dict.fromkeys((name, f"{name}.run"), NUMBER)
+    if body.kind in (*SCORES, *DERIVED):
+        return {name: NUMBER}
     sets = "" if body.tokens is None else name
-    probe = Probe(body.kind, name, tokens=sets, windows=_windows(body))
+    probe = Probe(cast("ProbeKind", body.kind), name, tokens=sets, windows=_windows(body))
     return {column: _HELD.get(column.partition(".")[2], NUMBER) for column in probe_kinds.columns(probe)}
 
 
 def resolve_readouts(spec: Spec) -> tuple[Readout, ...]:
-    """The readouts that the stage measures, in their order. Raises ReadoutError or LayerError where a word
-    means nothing."""
+    """The readouts that the stage measures, in their order. Raises ReadoutError, LayerError or PositionError
+    where a word means nothing."""
     _, _, names = spec.stage
     return tuple(resolve_readout(name, spec.readout[name], spec) for name in names)
 
@@ -163,15 +183,49 @@ def resolve_readout(name: str, body: ReadoutSpec, spec: Spec) -> Readout:
         body.kind,
         body.version,
         columns_of(name, body),
-        tokens=sources.get("tokens"),
+        tokens=None if body.kind in SCORES else sources.get("tokens"),
         against=sources.get("against"),
         continuation=sources.get("continuation"),
         first_token=body.first_token is True,
+        labels=sources.get("tokens") if body.kind in SCORES else None,
     )
-    if body.kind == "behaviour":
+    if body.kind in SCORES:
         return bare
+    if body.kind in DERIVED:
+        return replace(bare, derivation=_derivation(body, spec))
     scope = None if body.scope is None else read_source(body.scope.prompt, language).words[0]
     return replace(bare, probe=_probe(name, body, spec), scope=scope)
+
+
+def _derivation(body: ReadoutSpec, spec: Spec) -> Derivation:
+    assert body.of is not None
+    if body.kind == "onset":
+        base = spec.readout[body.of.removesuffix(RANKS)]
+        return Derivation(Entry(body.of, body.of), within=body.within, layers=layers_of(base, spec))
+    return Derivation(
+        _entry(body.of, spec),
+        None if body.minus is None else _entry(body.minus, spec),
+        above=body.above,
+        below=body.below,
+    )
+
+
+def _entry(word: str, spec: Spec) -> Entry:
+    return Entry(word, *resolve_entry(word, spec))
+
+
+def leaves(readout: Readout, measured: Sequence[Readout]) -> Iterator[tuple[Readout, int | None]]:
+    """What a readout is of in the end: itself, or where it is derived those that it comes from, each with the
+    layer that is read of it (None: all of it). measured: the readouts of the stage."""
+    if readout.derivation is None:
+        yield readout, None
+        return
+    for entry in readout.derivation.entries:
+        base = next(each for each in measured if entry.column in each.columns)
+        by_layer = () if base.probe is None or base.kind not in LAYERED else base.probe.layers
+        asked = None if entry.at is None or not by_layer else by_layer[entry.at]
+        for leaf, layer in leaves(base, measured):
+            yield leaf, asked if layer is None else layer
 
 
 def with_scope(readout: Readout, ids: Sequence[int]) -> Readout:
@@ -207,10 +261,11 @@ def read_source(words: object, language: str) -> Source:
 
 
 def _probe(name: str, body: ReadoutSpec, spec: Spec) -> Probe:
+    position, at = one_position(body.position)
     scope = None
     if body.scope is not None:
-        at = None if body.scope.layer is None else one_layer(body.scope.layer, spec)
-        scope = Scope((), body.scope.position, at)
+        layer = None if body.scope.layer is None else one_layer(body.scope.layer, spec)
+        scope = Scope((), body.scope.position, layer)
     return Probe(
         kind=cast("ProbeKind", body.kind),
         name=name,
@@ -219,7 +274,8 @@ def _probe(name: str, body: ReadoutSpec, spec: Spec) -> Probe:
         against="" if body.against is None else f"{name}.against",
         top=TOP if body.top is None else body.top,
         layers=layers_of(body, spec),
-        position=-1 if body.position is None else body.position,
+        position=position,
+        at=at,
         windows=_windows(body),
         site="v_proj" if body.site is None else body.site,
         scope=scope,
@@ -255,130 +311,6 @@ def one_layer(word: LayerWord, spec: Spec) -> int:
     return found[0]
 
 
-def readout_faults(spec: Spec) -> Iterator[Fault]:
-    """Everything about the readouts that does not fit the model, the prompts or each other."""
-    stage, _, names = spec.stage
-    inside: Key = ("readouts",)
-    if stage in spec.stages and spec.stages[stage].readouts is not None:
-        inside = ("stages", stage, "readouts")
-    if not names:
-        yield inside, f"expected at least one readout ({listed(spec.readout)}), got an empty list"
-    for index, name in enumerate(names):
-        if name in names[:index]:
-            yield (*inside, index), f"readout '{name}' is listed twice; remove one"
-        if name not in spec.readout:
-            message = (
-                f"expected a readout ({listed(spec.readout)}), got '{name}'{suggestion(name, spec.readout)}"
-            )
-            yield (*inside, index), message
-    for name, body in spec.readout.items():
-        for key, message in _body_faults(name, body, spec):
-            yield ("readout", name, *key), message
-    taken: dict[str, str] = {}
-    for name in dict.fromkeys(name for name in names if name in spec.readout):
-        for column in columns_of(name, spec.readout[name]):
-            other = taken.setdefault(column, name)
-            if other != name:
-                yield ("readout", name), f"its column {column} is one of readout '{other}' as well; rename it"
-
-
-def _body_faults(name: str, body: ReadoutSpec, spec: Spec) -> Iterator[Fault]:
-    kind = KINDS[body.kind]
-    known = ("kind", "version", *kind.needs, *kind.reads)
-    if name in (*STRUCTURE, GRID):
-        yield (), f"'{name}' is a column of every table already; give the readout another name"
-    for key in body.model_fields_set - set(known):
-        if getattr(body, key) is not None:
-            yield (key,), f"a readout of the kind {body.kind} reads {listed(known)}; nothing reads {key}"
-    for key in kind.needs:
-        if getattr(body, key) is None:
-            yield (key,), f"missing: a readout of the kind {body.kind} needs {key}"
-    if name in spec.stage[2]:  # of one that nothing measures, the model and the prompts need not fit
-        yield from _unfit(body, known, spec)
-    if body.windows is not None and "windows" in known:
-        if not body.windows or len(set(body.windows)) < len(body.windows):
-            yield ("windows",), f"expected different numbers of positions, got {list(body.windows)}"
-        elif min(body.windows) < 2:
-            yield ("windows",), "expected at least 2 positions: the ratio of one row is always 1"
-    if body.site in probe_kinds.NO_ROWS and "site" in known:
-        yield ("site",), f"expected a site with a row of activations for each position, got {body.site}"
-
-
-def _unfit(body: ReadoutSpec, known: Sequence[str], spec: Spec) -> Iterator[Fault]:
-    for key in ("tokens", "against", "continuation"):
-        words = getattr(body, key)
-        if words is not None and key in known:
-            yield from _word_faults((key,), words, spec)
-    if body.scope is not None and "scope" in known:
-        yield from _word_faults(("scope", "prompt"), body.scope.prompt, spec, facts=False)
-        if body.scope.layer is not None:
-            try:
-                one_layer(body.scope.layer, spec)
-            except LayerError as error:
-                yield ("scope", "layer"), str(error)
-    if body.site is not None and "site" in known:
-        sentence = lacking(body.site, spec.model)
-        if sentence is not None:
-            yield ("site",), sentence
-    if "layers" in known:
-        try:
-            layers_of(body, spec)
-        except LayerError as error:
-            yield ("layers",), str(error)
-
-
-def _word_faults(key: Key, words: object, spec: Spec, *, facts: bool = True) -> Iterator[Fault]:
-    try:
-        source = read_source(words, spec.model.language)
-    except ReadoutError as error:
-        yield key, str(error)
-        return
-    if source.fact and not facts:
-        yield key, f"expected a text, the same for every item, got '{source.word}'"
-    roles = _roles(spec.prompts)
-    if source.fact and source.role not in roles:
-        yield (
-            key,
-            (
-                f"expected the fact of a prompt that items have ({listed(roles)}), got '{source.role}'"
-                f"{suggestion(source.role, roles)}"
-            ),
-        )
-
-
-def _roles(prompts: PromptsSpec) -> tuple[str, ...]:
-    return (TARGET, "donor", "other_donor", *prompts.roles)
-
-
-def fact_faults(spec: Spec, banks: Banks) -> Iterator[Fault]:
-    """Facts that not one of the prompts states that they are asked of."""
-    pools: Mapping[str, Sequence[Prompt]] = {
-        TARGET: banks.targets,
-        "donor": banks.donors,
-        "other_donor": banks.donors,
-        **banks.roles,
-    }
-    for name in spec.stage[2]:
-        body = spec.readout.get(name)
-        if body is None:
-            continue  # told already
-        for key in ("tokens", "against", "continuation"):
-            if key not in KINDS[body.kind].needs + KINDS[body.kind].reads or getattr(body, key) is None:
-                continue
-            try:
-                source = read_source(getattr(body, key), spec.model.language)
-            except ReadoutError:
-                continue  # told already
-            pool = pools.get(source.role, ())
-            known = sorted({fact for prompt in pool for fact in prompt.facts})
-            if source.fact and pool and source.fact not in known:
-                yield (
-                    ("readout", name, key),
-                    f"not one of the {len(pool)} prompts of the {source.role} states the fact "
-                    f"'{source.fact}'; they state {listed(known)}{suggestion(source.fact, known)}",
-                )
-
-
 def decodes(spec: Spec) -> bool:
     """Whether the stage generates texts: one of its readouts reads them, or is not known."""
     _, _, names = spec.stage
@@ -395,3 +327,37 @@ def all_columns(spec: Spec) -> dict[str, str]:
     _, _, names = spec.stage
     known = names if set(names) <= set(spec.readout) else tuple(spec.readout)
     return {column: kind for name in known for column, kind in columns_of(name, spec.readout[name]).items()}
+
+
+def resolve_entry(word: str, spec: Spec) -> tuple[str, int | None]:
+    """The column that a check or a derived readout reads, and which entry of it where that is a list:
+    `COLUMN[0]`, `COLUMN[last]`, or for a list by layer `COLUMN[LAYER]`.
+
+    Raises ReadoutError where there is no such column or entry, LayerError for a layer that does not exist.
+    """
+    columns = all_columns(spec)
+    found = re.fullmatch(r"([\w.]+)(?:\[([^\]]+)\])?", word)
+    column, entry = (found[1], found[2]) if found else (word, None)
+    if column not in columns:
+        raise ReadoutError(
+            f"expected a column of the readouts ({listed(columns)}), got '{column}'"
+            f"{suggestion(column, columns)}"
+        )
+    if columns[column] == NUMBER:
+        if entry is not None:
+            raise ReadoutError(f"{column} holds one number, so that it has no entry [{entry}]")
+        return column, None
+    if entry is None:
+        raise ReadoutError(f"{column} is a list; say which entry, such as {column}[last]")
+    if entry in ("first", "last"):
+        return column, 0 if entry == "first" else -1
+    body = spec.readout[column.partition(".")[0]]
+    if body.kind in LAYERED:
+        layers = layers_of(body, spec)
+        layer = one_layer(int(entry) if entry.isdecimal() else entry, spec)
+        if layer not in layers:
+            raise ReadoutError(f"{column} has the layers {listed(map(str, layers))}, got {layer}")
+        return column, layers.index(layer)
+    if not entry.isdecimal() or (body.kind == "top_k" and int(entry) >= (body.top or TOP)):
+        raise ReadoutError(f"expected an entry of {column} from [0], [first] or [last], got [{entry}]")
+    return column, int(entry)

@@ -11,7 +11,7 @@ from typing import Any
 from backends.measures import Probe
 from backends.positions import Positions
 from backends.rows import Sampling
-from backends.writes import LAYERLESS, Heads, Under, Write
+from backends.writes import LAYERLESS, Constant, Heads, Under, Value, Write
 from runner.config.checks import Check, resolve_checks
 from runner.config.errors import listed, suggestion
 from runner.config.features import SaeFeatures, resolve_features, unreached_values
@@ -28,7 +28,15 @@ from runner.config.spec import (
     Spec,
     WriteSpec,
 )
-from runner.config.values import KV_SITES, QUERY_SITES, WordError, resolve_value
+from runner.config.values import (
+    KV_SITES,
+    QUERY_SITES,
+    WordError,
+    has_source,
+    layer_named,
+    resolve_value,
+)
+from runner.config.weights import resolve_weights
 from runner.config.words import describe
 from runner.config.write_rules import unread_words
 from runner.keys import every_write
@@ -45,7 +53,8 @@ class UnderError(WordError):
 @dataclass(frozen=True)
 class Condition:
     """A condition, resolved. prompt: the parts that make the prompt, in order. expects: write -> noop or
-    inert. grid: axis -> value of the cell. words: the condition in sentences."""
+    inert. weights: a direction that the model's weights are without. grid: axis -> value of the cell. words:
+    the condition in sentences."""
 
     name: str
     label: str
@@ -55,6 +64,7 @@ class Condition:
     sampling: Sampling
     replay_last_token: bool = False
     recompute: bool = False
+    weights: Constant | None = None
     same_as: str | None = None
     grid: Mapping[str, str | int | float | bool] = field(default_factory=dict)
     words: tuple[str, ...] = ()
@@ -102,11 +112,6 @@ class Design:
     def columns(self) -> dict[str, str]:
         """The columns of its readouts, in their order, with what each holds."""
         return {column: kind for readout in self.measured for column, kind in readout.columns.items()}
-
-    @property
-    def text_kinds(self) -> tuple[str, ...]:
-        """The kinds of its readouts that need the text alone."""
-        return tuple(readout.kind for readout in self.measured if readout.probe is None)
 
     @property
     def dtype(self) -> str:
@@ -161,6 +166,7 @@ def resolve_condition(name: str, body: ConditionSpec, spec: Spec) -> Condition:
         sampling=resolve_sampling(body, spec.sampling),
         replay_last_token=body.replay_last_token,
         recompute=body.recompute,
+        weights=None if body.weights is None else resolve_weights(body.weights, spec),
         same_as=body.same_as,
         grid=body.grid,
     )
@@ -188,13 +194,19 @@ def resolve_write(name: str, write: WriteSpec, spec: Spec, within: tuple[str, ..
     write = _without_unread(write)
     if write.under is not None:
         value = replace(value, under=resolve_under(write.under, spec, within))
+    layers = layers_of(write, spec, features)
+    if value.has_source:
+        value = _read_elsewhere(value, layers, write, spec)
+    positions, source_positions = positions_of(write), source_positions_of(write)
+    if source_positions is not None and write.during == "decode" and write.hold != "sliding":
+        positions, source_positions = source_positions, None  # the window alone is counted
     return Write(
         name=name,
         site=write.site,
-        layers=layers_of(write, spec, features),
+        layers=layers,
         op=write.op,
         value=value,
-        positions=positions_of(write),
+        positions=positions,
         during=write.during,
         hold=write.hold,
         heads=resolve_heads(write, spec.model),
@@ -209,7 +221,24 @@ def resolve_write(name: str, write: WriteSpec, spec: Spec, within: tuple[str, ..
         keys=None if write.keys is None else Positions.parse(write.keys),
         features=None if features is None else features.chosen,
         round_trip=write.round_trip,
+        source_positions=None if source_positions == positions else source_positions,
     )
+
+
+def _read_elsewhere(value: Value, layers: tuple[int, ...], write: WriteSpec, spec: Spec) -> Value:
+    """A value that is read from a run, with the layer that it is read at; None where that is the one written,
+    so that two writes that are one computation are equal. Raises LayerError."""
+    if write.from_layer is not None:
+        value = replace(value, layer=layer_named(write.from_layer, spec))
+    return replace(value, layer=None) if layers == (value.layer,) else value
+
+
+def source_positions_of(write: WriteSpec) -> Positions | None:
+    """Positions that are counted on the source instead of `positions`; None where there are none, or where
+    they say which vector of an artefact is meant. Raises PositionError."""
+    if write.from_positions is None or not has_source(write):
+        return None
+    return Positions.parse(write.from_positions)
 
 
 def _without_unread(write: WriteSpec) -> WriteSpec:
@@ -265,6 +294,11 @@ def resolve_under(name: str, spec: Spec, within: tuple[str, ...] = ()) -> Under:
     if name in within:
         way = " under ".join(f"'{step}'" for step in (*within[within.index(name) :], name))
         raise UnderError(f"expected conditions that do not lead back to themselves, got {way}")
+    if conditions[name].weights is not None:
+        raise UnderError(
+            f"expected a condition that acts while the source is read by its writes alone; '{name}' changes "
+            "the model's weights"
+        )
     writes = []
     for key, write in conditions[name].writes.items():
         if write.site == "kv_cache":
@@ -286,7 +320,7 @@ def resolve_under(name: str, spec: Spec, within: tuple[str, ...] = ()) -> Under:
 
 def _acts_on_a_prompt(condition: ConditionSpec) -> bool:
     writes = condition.writes.values()
-    return bool(writes) and all(one.site != "kv_cache" and one.during != "decode" for one in writes)
+    return condition.weights is None and bool(writes) and all(one.site != "kv_cache" and one.during != "decode" for one in writes)
 
 
 def resolve_heads(write: WriteSpec, model: ModelSpec) -> Heads | None:
@@ -338,6 +372,8 @@ def _notes(spec: Spec, conditions: Mapping[str, ConditionSpec]) -> tuple[str, ..
     depth, reference = spec.model.layers, spec.reference_depth
     writes = [write for body in conditions.values() for write in body.writes.values()]
     words = [word for write in writes for word in layer_words(write)]
+    changed = [body.weights.from_layer for body in conditions.values() if body.weights is not None]
+    words += [layer for layer in changed if layer is not None]
     words += [word for name in spec.stage[2] if (word := spec.readout[name].layers) is not None]
     pairs = {pair for word in words for pair in layer_notes(word, depth, reference)}
     return tuple(
@@ -348,7 +384,8 @@ def _notes(spec: Spec, conditions: Mapping[str, ConditionSpec]) -> tuple[str, ..
 def layer_words(write: WriteSpec) -> tuple[LayersWord, ...]:
     """The words of a write that name layers, integers as such: those written, and the one read."""
     words: list[LayersWord] = [] if write.layers is None else [write.layers]
+    read = [] if write.from_layer is None else [str(write.from_layer)]
     if isinstance(write.value, str) and write.value.startswith("layer:"):
-        read = write.value.removeprefix("layer:")
-        words.append(int(read) if read.isdecimal() else read)
+        read.append(write.value.removeprefix("layer:"))
+    words += [int(word) if word.isdecimal() else word for word in read]
     return tuple(words)

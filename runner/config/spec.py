@@ -12,29 +12,36 @@ from pydantic import (
     AfterValidator,
     BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     PositiveInt,
-    model_validator,
+    PrivateAttr,
 )
 
 from backends.measures import ProbeKind
 from backends.writes import Align, Hold, Op, Part, Phase, Rope, Site, Unit
+from runner.config.known import MEASURE, Known
+from runner.config.prompt_spec import BankChoice as BankChoice
+from runner.config.prompt_spec import PairingSpec as PairingSpec
+from runner.config.prompt_spec import PromptsSpec as PromptsSpec
+from runner.config.prompt_spec import RoleSpec as RoleSpec
+from runner.config.strict import ByLanguage as ByLanguage
+from runner.config.strict import Language as Language
+from runner.config.strict import Name as Name
+from runner.config.strict import Names as Names
+from runner.config.strict import Strict as Strict
 
-Name = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 Dtype = Literal["float32", "bfloat16", "float16"]
-Language = Literal["organism", "english"]
 Expect = Literal["noop", "inert"]
 Statistics = Literal["paired_clustered", "as_published"]
 Published = Literal["n300", "pilot", "aggressive", "true_kv"]
 LayerItem = int | str
 LayersWord = int | str | Annotated[tuple[LayerItem, ...], Field(strict=False)]
-Names = Annotated[tuple[str, ...], Field(strict=False)]
 Index = Annotated[int, Field(ge=0, strict=True)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
-ByLanguage = str | dict[Language, str]
 Words = str | Names | dict[Language, str | Names]
-ReadoutKind = Literal["behaviour", ProbeKind]
+ScoreKind = Literal["behaviour", "contains", "degenerate"]
+DerivedKind = Literal["onset", "difference", "holds"]
+ReadoutKind = Literal[ScoreKind, ProbeKind, DerivedKind]
 Expected = Literal["same", "different", "higher", "lower"]
 
 _UNITS = {
@@ -71,12 +78,6 @@ def read_one(value: object) -> object:
 
 Heads = Annotated[tuple[str, ...], Field(strict=False), BeforeValidator(read_one)]
 Indices = Annotated[tuple[Index, ...], Field(strict=False), BeforeValidator(read_one)]
-
-
-class Strict(BaseModel):
-    """No key that nothing reads, no silent conversion, no change after the check."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
 class ExperimentSpec(Strict):
@@ -123,62 +124,6 @@ class BackendSpec(Strict):
     max_rows: PositiveInt | None = None
 
 
-class BankChoice(Strict):
-    """A prompt bank (a name within the language, or the path of a JSONL file), and the groups and the split
-    taken from it."""
-
-    bank: str
-    groups: Literal["all"] | Names = "all"
-    split: Literal["all", "extract", "validate", "test"] = "all"
-
-
-class RoleSpec(BankChoice):
-    """A further donor of each item. match: `random`, or `length` (nearest in tokens to the item's donor)."""
-
-    match: Literal["random", "length"] = "random"
-
-
-class PairingSpec(Strict):
-    """replace: prompts may recur. length_matched: the donor is near the target in tokens."""
-
-    replace: bool = True
-    length_matched: bool = False
-
-
-class PromptsSpec(Strict):
-    """Where donors and targets come from and how they are paired. `groups` can be a mapping by language: the
-    list of `language` takes its place."""
-
-    name: str
-    kind: Literal["pairs"]
-    language: Language
-    donors: BankChoice
-    targets: BankChoice
-    roles: dict[Name, RoleSpec] = Field(default_factory=dict)
-    pairing: PairingSpec = PairingSpec()
-    seed: int = 42
-
-    @model_validator(mode="before")
-    @classmethod
-    def _of_language(cls, given: object) -> object:
-        if not isinstance(given, Mapping):
-            return given
-        chosen = dict(given)
-        for key in ("donors", "targets"):
-            chosen[key] = _groups_of(given.get("language"), given.get(key))
-        if isinstance(given.get("roles"), Mapping):
-            roles = given["roles"].items()
-            chosen["roles"] = {name: _groups_of(given.get("language"), role) for name, role in roles}
-        return {key: value for key, value in chosen.items() if key in given}
-
-
-def _groups_of(language: object, choice: object) -> object:
-    groups = choice.get("groups") if isinstance(choice, Mapping) else None
-    if isinstance(choice, Mapping) and isinstance(groups, Mapping) and language in groups:
-        return {**choice, "groups": groups[language]}
-    return choice
-
-
 class SamplingSpec(Strict):
     """How new tokens are drawn. temperature 0 is greedy; top_k 0 and top_p 1 truncate nothing."""
 
@@ -212,6 +157,8 @@ class WriteSpec(Strict):
     hold: Hold | None = None
     op: Op = "replace"
     value: str | Finite | None = None
+    from_layer: LayerItem | None = None
+    from_positions: str | None = None
     draws: PositiveInt = 1
     under: str | None = None
     align: Align = "right"
@@ -241,6 +188,15 @@ def read_role(value: str) -> str:
 Prompt = Literal["target", "donor", "donor+target"] | Annotated[str, AfterValidator(read_role)]
 
 
+class WeightsSpec(Strict):
+    """A direction that is taken out of everything that the model's weights add to the residual stream, named
+    by `artefact:NAME` or `file:PATH`; of several layers or positions the one to take."""
+
+    orthogonalise: str
+    from_layer: LayerItem | None = None
+    from_positions: str | None = None
+
+
 class ConditionSpec(Strict):
     """A condition: its reserved keys, and its writes by name. `grid`: the cell that a grid expanded to."""
 
@@ -249,6 +205,7 @@ class ConditionSpec(Strict):
     sampling: SamplingChange = SamplingChange()
     replay_last_token: bool = False
     recompute: bool = False
+    weights: WeightsSpec | None = None
     same_as: str | None = None
     grid: dict[str, str | int | float | bool] = Field(default_factory=dict)
     writes: dict[str, WriteSpec] = Field(default_factory=dict)
@@ -318,11 +275,16 @@ class ReadoutSpec(Strict):
     first_token: bool | None = None
     top: PositiveInt | None = None
     layers: LayersWord | None = None
-    position: int | None = None
+    position: int | str | None = None
     windows: Annotated[tuple[PositiveInt, ...], Field(strict=False)] | None = None
     site: Site | None = None
     continuation: ByLanguage | None = None
     scope: ScopeSpec | None = None
+    of: str | None = None
+    minus: str | None = None
+    within: PositiveInt | None = None
+    above: Finite | None = None
+    below: Finite | None = None
 
 
 class LaunchSpec(Strict):
@@ -331,16 +293,8 @@ class LaunchSpec(Strict):
     name: Literal["local"]
 
 
-class StageSpec(Strict):
-    """One stage of an experiment. Readouts None: those of the top level."""
-
-    kind: Literal["measure"]
-    conditions: dict[str, ConditionSpec]
-    readouts: Names | None = None
-
-
 class Spec(Strict):
-    """A whole configuration, checked. An experiment in the flat form has the one stage `measure`."""
+    """A whole configuration of one stage, checked; of an experiment in the flat form, its only one."""
 
     experiment: ExperimentSpec
     model: ModelSpec
@@ -352,7 +306,6 @@ class Spec(Strict):
     launch: LaunchSpec
     reference_depth: Annotated[int, Field(ge=2)] | None = None
     conditions: dict[str, ConditionSpec] = Field(default_factory=dict)
-    stages: dict[Name, StageSpec] = Field(default_factory=dict)
     contrasts: ContrastsSpec = ContrastsSpec()
     published: Published | None = None
     limit: PositiveInt | None = None
@@ -363,12 +316,24 @@ class Spec(Strict):
     quiet: bool = False
     output_root: Annotated[str, Field(min_length=1), AfterValidator(os.path.expanduser)] = "outputs"
 
+    _stage: str = PrivateAttr(default=MEASURE)
+    _known: Known = PrivateAttr(default_factory=Known)
+
+    def of_stage(self, name: str, known: Known) -> Spec:
+        """The same as the stage of that name, with what the stages before it give."""
+        copy = self.model_copy()
+        copy._stage, copy._known = name, known
+        return copy
+
+    @property
+    def known(self) -> Known:
+        """Choices and artefacts of earlier stages."""
+        return self._known
+
     @property
     def stage(self) -> tuple[str, Mapping[str, ConditionSpec], tuple[str, ...]]:
         """Name, conditions and readouts of the stage that measures."""
-        for name, stage in self.stages.items():
-            return name, stage.conditions, self.readouts if stage.readouts is None else stage.readouts
-        return "measure", self.conditions, self.readouts
+        return self._stage, self.conditions, self.readouts
 
     @property
     def n_asked(self) -> int:

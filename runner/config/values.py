@@ -8,9 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from backends.writes import LAYERLESS, SELF, Constant, PromptSet, Value
+from runner.config.artefact_files import ArtefactError
+from runner.config.artefact_values import artefact_constant
 from runner.config.errors import listed, suggestion
 from runner.config.layers import LayerError, resolve_layer, resolve_layers
-from runner.config.spec import BankChoice, ModelSpec, PromptsSpec, Spec, WriteSpec
+from runner.config.spec import BankChoice, LayerItem, ModelSpec, PromptsSpec, Spec, WriteSpec
 from runner.config.vectors import VectorError, constant_of
 
 DONOR = "donor"
@@ -25,6 +27,7 @@ NO_VALUE = {
     "mask": "cuts what `keys` and `positions` name",
 }
 SHUFFLED = ("shuffled_window", "shuffled_sequence")
+RANDOM_FORMS = ("random", "random:artefact:NAME", "random:file:PATH")
 RANDOM = ("random", "orthogonal", *SHUFFLED)  # words whose value differs by draw
 VALUE_FORMS = (
     DONOR,
@@ -76,9 +79,22 @@ def has_source(write: WriteSpec) -> bool:
     """Whether the value is read from the run of a prompt, so that it has a window of positions."""
     word = value_word(write)
     if word == "orthogonal":
-        assert isinstance(write.value, str)
-        return write.value.split(":")[1:2] not in (["file"], ["artefact"])
+        return not stands_in_for(write)
     return write.op not in NO_VALUE and word in (DONOR, OTHER_DONOR, SELF, "layer", *SHUFFLED)
+
+
+def stands_in_for(write: WriteSpec) -> str:
+    """`file` or `artefact` where a value is noise in place of such a vector (`random:file:PATH`), else
+    empty."""
+    if value_word(write) not in ("random", "orthogonal"):
+        return ""
+    kind = str(write.value).split(":")[1:2]
+    return kind[0] if kind in (["file"], ["artefact"]) else ""
+
+
+def reads_artefact(write: WriteSpec) -> bool:
+    """Whether the value is a vector of an artefact, or noise in place of one."""
+    return "artefact" in (value_word(write), stands_in_for(write))
 
 
 def shown(value: object) -> str:
@@ -113,10 +129,16 @@ def resolve_value(write: WriteSpec, spec: Spec) -> Value:
         if kind in ("file", "artefact"):
             return Value("orthogonal", draws=write.draws, constant=_constant(kind, name, write, spec))
         return Value("orthogonal", _source_role(rest or DONOR, prompts, ("file:PATH",)), write.draws)
-    if write.value == "random":
+    if word == "random":
+        kind, _, name = rest.partition(":")
+        if kind in ("file", "artefact"):
+            return Value("random", draws=write.draws, constant=_constant(kind, name, write, spec))
+        if colon:
+            known = ("artefact", "file")
+            raise WordError(f"expected {listed(RANDOM_FORMS)}, got '{write.value}'{suggestion(kind, known)}")
         return Value("random", draws=write.draws)
     if write.value in (DONOR, OTHER_DONOR, SELF):
-        return Value("source", write.value)
+        return Value("source", _source_role(write.value, prompts))
     if word == DONOR:
         return Value("source", _named_role(rest, prompts))
     if word == "layer":
@@ -153,18 +175,23 @@ def _number(write: WriteSpec, number: float) -> Value:
 
 def _source_layer(word: str, spec: Spec) -> int:
     try:
-        return resolve_layer(word, spec.model.layers, spec.reference_depth, spec.model.landmarks)
+        return layer_named(word, spec)
     except LayerError as error:
         raise WordError(str(error)) from error
 
 
+def layer_named(word: LayerItem, spec: Spec) -> int:
+    """The one absolute layer that a word or an index names. Raises LayerError."""
+    return resolve_layer(str(word), spec.model.layers, spec.reference_depth, spec.model.landmarks)
+
+
 def _named_set(word: str, prompts: PromptsSpec) -> NamedSet:
     whose, slash, group = word.partition("/")
-    choices: dict[str, BankChoice] = {
-        TARGETS: prompts.targets,
-        DONORS: prompts.donors,
-        **{name: role for name, role in prompts.roles.items() if name not in (TARGETS, DONORS)},
-    }
+    choices: dict[str, BankChoice] = {TARGETS: prompts.targets}
+    if prompts.pairs and prompts.donors is not None:
+        choices[DONORS] = prompts.donors
+    roles = {name: prompts.choice(name) for name in prompts.roles if name not in (TARGETS, DONORS)}
+    choices |= {name: choice for name, choice in roles.items() if choice is not None}
     if whose not in choices or (slash and not group):
         raise WordError(
             f"expected the set of a mean ({listed(choices)}; with /GROUP for one group of it), got '{word}'"
@@ -180,11 +207,10 @@ def _named_set(word: str, prompts: PromptsSpec) -> NamedSet:
 def _constant(kind: str, name: str, write: WriteSpec, spec: Spec) -> Constant:
     """The vectors that `file:PATH` or `artefact:NAME` names, checked for the site and layers of a write."""
     if kind == "artefact":
-        stages = listed(spec.stages or ("measure",))
-        raise WordError(
-            f"expected an artefact that an earlier stage extracts; the stages of this experiment ({stages}) "
-            f"extract none, got '{name}'; a vector in a file is file:PATH"
-        )
+        try:
+            return artefact_constant(name, write, spec)
+        except ArtefactError as error:
+            raise WordError(str(error)) from error
     if write.site == "sae":
         values = _read(name, ((len(write.features or ()),),))
         if (values.array < 0).any():
@@ -232,11 +258,14 @@ def _named_role(role: str, prompts: PromptsSpec) -> str:
 
 def _source_role(role: str, prompts: PromptsSpec, more: tuple[str, ...] = ()) -> str:
     """The role of a source that a word names after its colon. more: what else that word takes there."""
+    if role in (DONOR, OTHER_DONOR) and not prompts.pairs:
+        raise WordError(f"{prompts.no_donors(role)}; the row's own prompt is {SELF}")
     if role in (DONOR, OTHER_DONOR, SELF):
         return role
     name = role.removeprefix("donor:")
     if name not in prompts.roles:
-        forms = (DONOR, OTHER_DONOR, SELF, *(f"donor:{known}" for known in prompts.roles), *more)
+        donors = (DONOR, OTHER_DONOR) if prompts.pairs else ()
+        forms = (*donors, SELF, *(f"donor:{known}" for known in prompts.roles), *more)
         near = suggestion(role, (*forms, *prompts.roles))
         raise WordError(f"expected a source ({listed(forms)}), got '{role}'{near}")
     return name

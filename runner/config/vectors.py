@@ -6,13 +6,14 @@ import hashlib
 import os
 import zipfile
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import safetensors
 
-from backends.writes import Constant
+from backends.writes import Constant, Write
 from runner.config.errors import listed
 
 SUFFIXES = (".npy", ".safetensors")
@@ -21,6 +22,69 @@ _FLOATS = {"F64": np.float64, "F32": np.float32, "F16": np.float16}  # safetenso
 
 class VectorError(ValueError):
     """A file that holds no vector that could be written."""
+
+
+class NoVector(ValueError):
+    """A vector that an artefact does not have for an item."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Undefined(Constant):
+    """A vector that is zero or not finite, so that it is no direction. It never reaches a backend: a cell of a
+    grid that names it has invalid trials, with `reason`, and the other cells go on."""
+
+    reason: str
+
+
+def defined(constant: Constant) -> Constant:
+    """The vector itself. Raises NoVector where it is no direction."""
+    if isinstance(constant, Undefined):
+        raise NoVector(constant.reason)
+    return constant
+
+
+def undefined_in(writes: Sequence[Write]) -> str | None:
+    """Why a write has no direction in any item; None where each has one."""
+    for write in writes:
+        if isinstance(write.value.constant, Undefined):
+            return write.value.constant.reason
+    return None
+
+
+@dataclass(frozen=True, kw_only=True)
+class GroupedConstant(Constant):
+    """A vector for each group of items. It never reaches a backend: the plan puts that of the item's group in
+    its place, which alone enters the item's keys. digest: of all of them; array: the first one, for what is
+    said of shapes."""
+
+    groups: tuple[tuple[str, Constant], ...]
+
+    def of(self, group: str) -> Constant:
+        """The vector of a group. Raises NoVector where there is none."""
+        for name, constant in self.groups:
+            if name == group:
+                return defined(constant)
+        known = listed(name for name, _ in self.groups)
+        raise NoVector(f"expected a vector for the group '{group}', found those of {known} in {self.name}")
+
+
+def for_group(writes: Sequence[Write], group: str) -> tuple[Write, ...]:
+    """Writes with the vector of one group in place of those that differ by group, also in the conditions that
+    their sources are captured under. Raises NoVector where one has none for the group."""
+    return tuple(_of_group(write, group) for write in writes)
+
+
+def _of_group(write: Write, group: str) -> Write:
+    value = write.value
+    if isinstance(value.constant, GroupedConstant):
+        value = replace(value, constant=value.constant.of(group))
+    elif value.constant is not None:
+        defined(value.constant)
+    if value.under is not None:
+        under = for_group(value.under.writes, group)
+        if under != value.under.writes:
+            value = replace(value, under=replace(value.under, writes=under))
+    return write if value is write.value else replace(write, value=value)
 
 
 def constant_of(path: str, shapes: Sequence[tuple[int | None, ...]]) -> Constant:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Protocol
 
 from backends.rows import Sampling
-from backends.writes import Write
+from backends.writes import Constant, Write
 from runner.config.write_words import write_in_words
 
 
@@ -25,6 +25,8 @@ class Describable(Protocol):
     def replay_last_token(self) -> bool: ...
     @property
     def recompute(self) -> bool: ...
+    @property
+    def weights(self) -> Constant | None: ...
 
 
 _EXPECTED = {
@@ -50,7 +52,13 @@ def describe(condition: Describable, depth: int, usual: Sampling) -> tuple[str, 
     condition's name and label nor the names of its writes have a part in it: a write is called by its site.
     """
     sentences = [_prompt(condition.prompt)]
-    if not condition.writes:
+    if condition.weights is not None:
+        sentences.append(
+            f"The direction of {condition.weights.name} is taken out of the model's weights: out of "
+            "everything that they add to the residual stream, embeddings and attention and MLP outputs of "
+            "all layers."
+        )
+    elif not condition.writes:
         sentences.append("Nothing is written into the model.")
     numbered = len({write.site for write in condition.writes}) < len(condition.writes)
     for index, write in enumerate(condition.writes, start=1):

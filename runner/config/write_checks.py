@@ -10,7 +10,7 @@ from backends.positions import FORMS, PositionError, Positions
 from backends.writes import SELF, Write, same_tensor
 from runner.config.errors import nearest
 from runner.config.features import FeatureError, SaeFeatures, resolve_features, unreached_values
-from runner.config.inconsistency import Inconsistency, Key, conditions_key
+from runner.config.inconsistency import Inconsistency, Key
 from runner.config.layers import LayerError
 from runner.config.model_faults import model_faults
 from runner.config.resolve import (
@@ -21,7 +21,14 @@ from runner.config.resolve import (
     resolve_write,
 )
 from runner.config.spec import ConditionSpec, Spec, WriteSpec
-from runner.config.values import OTHER_DONOR, WordError, has_source, resolve_value, value_word
+from runner.config.values import (
+    OTHER_DONOR,
+    WordError,
+    has_source,
+    layer_named,
+    resolve_value,
+    value_word,
+)
 from runner.config.write_rules import broken_rules
 from runner.prompts.marks import counted_prompts, overlapping, spans_read, unmarked
 from runner.prompts.pairing import Banks
@@ -69,7 +76,7 @@ def write_faults(
 def prompt_faults(name: str, body: ConditionSpec, spec: Spec, banks: Banks) -> Iterator[Inconsistency]:
     """Whether the prompts have what the writes of the condition `name` name of them - spans, texts, groups,
     another donor - and writes at two spans keep apart."""
-    key = (*conditions_key(spec), name)
+    key = ("conditions", name)
     chat = spec.model.chat_template
     writes: list[tuple[WriteSpec, Write]] = []
     for write_name, words in body.writes.items():
@@ -124,7 +131,11 @@ def _write(key: Key, name: str, write: WriteSpec, spec: Spec, *, hurt: bool) -> 
             layers_of(write, spec, features)
     except LayerError as error:
         yield Inconsistency((*key, "layers"), str(error))
-    for field, positions in (("positions", write.positions), ("keys", write.keys)):
+    for field, positions in (
+        ("positions", write.positions),
+        ("keys", write.keys),
+        ("from_positions", write.from_positions),
+    ):
         try:  # whether the prompts have a span is checked with the banks
             if positions is not None:
                 Positions.parse(positions)
@@ -135,6 +146,11 @@ def _write(key: Key, name: str, write: WriteSpec, spec: Spec, *, hurt: bool) -> 
             resolve_value(write, spec)
     except WordError as error:
         yield Inconsistency((*key, "value"), str(error))
+    try:
+        if write.from_layer is not None:
+            layer_named(write.from_layer, spec)
+    except LayerError as error:
+        yield Inconsistency((*key, "from_layer"), str(error))
     try:
         if not hurt:  # which heads there are depends on the site, which may be what is wrong
             resolve_heads(write, spec.model)
@@ -224,6 +240,8 @@ def _spans(
         field = "positions" if (positions, side) in own else "under"
         if positions is write.keys:
             field = "keys"
+        elif positions is write.source_positions:
+            field = "from_positions"
         sentence = unmarked(positions, side, body.prompt, spec.prompts, banks, chat=spec.model.chat_template)
         if sentence is not None:
             missing.setdefault(field, {})[sentence] = None

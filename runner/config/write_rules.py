@@ -9,7 +9,16 @@ from backends.positions import POST_INSTRUCTION
 from backends.writes import LAYERLESS, SELF
 from runner.config.errors import listed, suggestion
 from runner.config.spec import ConditionSpec, WriteSpec
-from runner.config.values import NO_VALUE, RANDOM, SHUFFLED, has_source, shown, value_word
+from runner.config.values import (
+    NO_VALUE,
+    RANDOM,
+    SHUFFLED,
+    has_source,
+    reads_artefact,
+    shown,
+    stands_in_for,
+    value_word,
+)
 
 _HOLD_MEANS = (
     "last (the window's last row), cycle (row t mod n), mean, lockstep (the donor's own t-th generated "
@@ -46,6 +55,10 @@ def broken_rules(write: WriteSpec, body: ConditionSpec) -> Iterator[tuple[str, s
                 yield field, f"{field} belongs to {site} writes; {write.site} has none, remove it"
     yield from _operation(write)
     yield from _values(write, word)
+    if write.from_layer is not None:
+        yield from _from_layer(write, word)
+    if write.from_positions is not None:
+        yield from _from_positions(write, word)
     if write.site == "kv_cache":
         yield from _kv(write, word, body)
     elif write.site == "sae":
@@ -79,10 +92,10 @@ def _values(write: WriteSpec, word: str) -> Iterator[tuple[str, str]]:
             f"draws counts random draws; the value {write.value} is the same in every repeat",
         )
     if write.under is not None and not has_source(write):
-        what = f"op {write.op}" if write.op in NO_VALUE else f"the value {write.value}"
         yield (
             "under",
-            f"under says in which condition the source is read, and {what} has no source; remove it",
+            f"under says in which condition the source is read, and {_no_source(write)} has no source; "
+            "remove it",
         )
     if write.op in NO_VALUE:
         return
@@ -92,7 +105,7 @@ def _values(write: WriteSpec, word: str) -> Iterator[tuple[str, str]]:
             f"a window of one row ({write.positions}) has no order to permute, so that {shown(write.value)} "
             "is the row itself; expected a longer window, or shuffled_sequence",
         )
-    if write.site == "kv_cache" and word in _VECTORS:
+    if write.site == "kv_cache" and (word in _VECTORS or stands_in_for(write)):
         yield (
             "value",
             f"kv_cache takes rows of a cache, noise or zeros, got {shown(write.value)}; k_proj and v_proj "
@@ -109,6 +122,82 @@ def _values(write: WriteSpec, word: str) -> Iterator[tuple[str, str]]:
             "value",
             f"{write.site} has no layers of which another one could be read, got {shown(write.value)}",
         )
+
+
+def _no_source(write: WriteSpec) -> str:
+    return f"op {write.op}" if write.op in NO_VALUE else f"the value {write.value}"
+
+
+def _from_layer(write: WriteSpec, word: str) -> Iterator[tuple[str, str]]:
+    """Whether there is a source that could be read at another layer. Which layers an artefact has is told
+    with the value."""
+    if word == "layer":
+        yield "from_layer", f"{write.value} says the layer already; expected one or the other"
+    elif write.site == "kv_cache":
+        yield "from_layer", "kv_cache takes each layer's keys and values from the same layer; remove it"
+    elif write.site == "sae":
+        yield "from_layer", "the features of an SAE are those of the layer that it is hooked at; remove it"
+    elif reads_artefact(write) and write.op not in NO_VALUE:
+        return
+    elif "file" in (word, stands_in_for(write)):
+        yield (
+            "from_layer",
+            "the vectors of a file are for the layers that they are written at; expected a file with one "
+            "vector, or an artefact",
+        )
+    elif not has_source(write):
+        yield (
+            "from_layer",
+            f"from_layer says at which layer the source is read, and {_no_source(write)} has none; remove it",
+        )
+    elif write.site in LAYERLESS:
+        yield "from_layer", f"{write.site} has no layers of which another one could be read; remove it"
+
+
+def _from_positions(write: WriteSpec, word: str) -> Iterator[tuple[str, str]]:
+    """Whether there is a source whose positions could be counted apart. Which positions an artefact has is
+    told with the value."""
+    assert write.from_positions is not None
+    if write.site == "kv_cache":
+        yield "from_positions", "align says which slots of two caches meet; remove it"
+    elif reads_artefact(write) and write.op not in NO_VALUE:
+        return
+    elif not has_source(write):
+        yield (
+            "from_positions",
+            f"from_positions are counted on the source, and {_no_source(write)} has none; remove it",
+        )
+    elif word in SHUFFLED:
+        yield (
+            "from_positions",
+            f"{word} permutes the rows of the window that `positions` name in the source; expected one or "
+            "the other",
+        )
+    elif write.during == "decode" and write.hold == "lockstep":
+        yield (
+            "from_positions",
+            "lockstep takes the donor's own generated tokens in turn, so that nothing reads them; remove it",
+        )
+    elif write.during == "decode" and write.hold != "sliding":
+        if write.given("positions"):
+            yield (
+                "from_positions",
+                "in decode the window is counted on the source alone, so that nothing reads positions beside "
+                "from_positions; expected one of them",
+            )
+    else:
+        written, read = (static_rows(each) for each in (write.positions, write.from_positions))
+        if None not in (written, read) and read not in (1, written):
+            wanted = "one position" if written == 1 else f"one position, or {written} for {write.positions}"
+            yield "from_positions", f"expected {wanted}, got {write.from_positions}"
+
+
+def static_rows(positions: str) -> int | None:
+    """How many positions a word names in every prompt; None where the prompt decides."""
+    if _ONE_ROW.fullmatch(positions):
+        return 1
+    counted = re.fullmatch(r"(?:first|last):(\d+)", positions)
+    return None if counted is None else int(counted[1])
 
 
 def _phase(write: WriteSpec, word: str, body: ConditionSpec) -> Iterator[tuple[str, str]]:
@@ -159,7 +248,7 @@ def unread_words(write: WriteSpec) -> Iterator[tuple[str, str]]:
     """
     entire = write.align in ("whole", "concat")
     if not has_source(write):
-        what = f"op {write.op}" if write.op in NO_VALUE else f"the value {write.value}"
+        what = _no_source(write)
         if not entire:  # which is refused by itself
             yield "align", f"align says which slots of two caches meet, and {what} has no other cache"
         yield "rope", f"rope says what becomes of another cache's keys, and {what} has no other cache"

@@ -138,13 +138,14 @@ def _held(write: Write) -> str:
     """The value that a new token gets."""
     if not write.value.has_source or write.hold is None:
         return _value(write)
-    window = _window(write.value, write.positions)
-    row = f"{_THAT}at {window}"
+    read = write.read_at
+    window = _window(write.value, read)
+    row = f"{_THAT}at {window}{_spread(write)}"
     if write.hold == "cycle":
         rows = "n"
-        if write.positions.kind in ("first", "last") and write.positions.percent is None:
-            rows = str(write.positions.count)
-        elif write.positions.end or write.positions.kind == "index":
+        if read.kind in ("first", "last") and read.percent is None:
+            rows = str(read.count)
+        elif _is_one(read):
             rows = "1"
         row = f"row t mod {rows} of {window}{'' if rows != 'n' else ' (n rows)'}"
     elif write.hold == "last":
@@ -161,6 +162,8 @@ def _value(write: Write) -> str:
     value = write.value
     if value.kind == "none":
         return ""
+    if value.kind == "random" and value.constant is not None:
+        return f"a Gaussian vector (of the norm of {_vector(value.constant)}{_draws(value)})"
     if value.kind == "random":
         return f"{_MATCHED}{_draws(value)})"
     if value.kind == "mean":
@@ -174,12 +177,24 @@ def _value(write: Write) -> str:
     if value.kind == "orthogonal":
         if value.constant is not None:
             return _orthogonal_to(_vector(value.constant), value)
-        return _orthogonal_to(f"{_THAT}at {_window(value, write.positions)}", value)
-    return f"{_THAT}at {_window(value, write.positions)}"
+        return _orthogonal_to(f"{_THAT}at {_window(value, write.read_at)}{_spread(write)}", value)
+    return f"{_THAT}at {_window(value, write.read_at)}{_spread(write)}"
+
+
+def _spread(write: Write) -> str:
+    """That one row of the source stands at several positions."""
+    one = write.source_positions is not None and _is_one(write.source_positions)
+    return " (one row for all)" if one and not _is_one(write.positions) else ""
+
+
+def _is_one(positions: Positions) -> bool:
+    """Whether they are one position in every prompt."""
+    return bool(positions.end) or positions.kind == "index" or positions.count == 1
 
 
 def _orthogonal_to(row: str, value: Value) -> str:
-    return f"Gaussian noise (orthogonal to {row}, and of its norm{_draws(value)})"
+    noise = "Gaussian noise" if value.constant is None else "a Gaussian vector"
+    return f"{noise} (orthogonal to {row}, and of its norm{_draws(value)})"
 
 
 def _draws(value: Value) -> str:
@@ -187,7 +202,9 @@ def _draws(value: Value) -> str:
 
 
 def _vector(constant: Constant) -> str:
-    return f"the vector in '{constant.name}' (sha256 {constant.digest[:_HASH_SHOWN]})"
+    name = constant.name
+    whose = f"of {name}" if name.startswith("artefact ") else f"in '{name}'"
+    return f"the vector {whose} (sha256 {constant.digest[:_HASH_SHOWN]})"
 
 
 def _prompts(prompts: PromptSet) -> str:

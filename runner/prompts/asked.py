@@ -1,5 +1,5 @@
-"""The token ids that readouts ask for in an item: token sets and fixed continuations, from words or from the
-facts of its prompts."""
+"""What readouts ask for in an item, from words or from the facts of its prompts: token sets and fixed
+continuations as ids, and the words that texts are searched for."""
 
 from __future__ import annotations
 
@@ -12,18 +12,20 @@ from runner.config.errors import Problem, listed, suggestion
 from runner.config.readouts import TARGET, Readout, Source
 from runner.prompts.banks import Prompt
 from runner.prompts.pairing import Item
+from runner.scores.contains import labels_that_count
 
 Ids = tuple[int, ...]
 
 
 @dataclass(frozen=True)
 class Asked:
-    """Of one item and prompt: token sets by the names that probes use, continuations by readout, and why
-    these cannot be had (None: they can)."""
+    """Of one item and prompt: token sets by the names that probes use, continuations by readout, words that
+    its text is searched for by readout, and why these cannot be had (None: they can)."""
 
     tokens: Mapping[str, Ids]
     continuations: Mapping[str, Ids]
     fault: str | None = None
+    words: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 @dataclass
@@ -39,13 +41,19 @@ class Asker:
     def of(self, item: Item, read: str) -> Asked:
         """What the readouts ask for after the prompt `read` of an item.
 
-        Facts that the item's prompt does not state, or that are not one token where one is needed, are its
-        fault; words that stand in the configuration are a problem of that.
+        Facts that the item's prompt does not state, that are not one token where one is needed, or too short
+        to search a text for, are its fault; words that stand in the configuration are a problem of that.
         """
         tokens: dict[str, Ids] = {}
         continuations: dict[str, Ids] = {}
+        labels: dict[str, tuple[str, ...]] = {}
         fault: str | None = None
         for readout in self.readouts:
+            if readout.labels is not None:
+                found_words, why = _labels(readout.labels, item)
+                labels[readout.name] = found_words
+                if why is not None:
+                    fault = fault or f"readout {readout.name}, tokens: {why}"
             for key, source in readout.sources:
                 words, why = _words(source, item)
                 found: list[int] = []
@@ -64,7 +72,7 @@ class Asker:
                 else:
                     name = readout.name if key == "tokens" else f"{readout.name}.against"
                     tokens[name] = tuple(dict.fromkeys(found))
-        return Asked(tokens, continuations, fault or _shared(tokens))
+        return Asked(tokens, continuations, fault or _shared(tokens), labels)
 
     def _told(self, readout: Readout, key: str, source: Source, why: str) -> None:
         problem = Problem("readouts", f"readout.{readout.name}.{key}", why)
@@ -91,6 +99,14 @@ class Asker:
         return ids[:1], None
 
 
+def _labels(source: Source, item: Item) -> tuple[tuple[str, ...], str | None]:
+    words, why = _words(source, item)
+    labels = labels_that_count(words)
+    if why is None and not labels:
+        why = f"{source.word} is {listed(map(repr, words))}, of one character, which is in most texts"
+    return labels, why
+
+
 def _words(source: Source, item: Item) -> tuple[tuple[str, ...], str | None]:
     if not source.fact:
         return source.words, None
@@ -100,9 +116,9 @@ def _words(source: Source, item: Item) -> tuple[tuple[str, ...], str | None]:
         "other_donor": item.other_donor,
         **item.roles,
     }
-    prompt = prompts[source.role]
+    prompt = prompts.get(source.role)
     if prompt is None:
-        return (), f"the item has no {source.role}"
+        return (), item.missing.get(source.role, f"the item has no {source.role}")
     if source.fact not in prompt.facts:
         known = sorted(prompt.facts)
         near = suggestion(source.fact, known)

@@ -35,7 +35,7 @@ class Prompt:
 
     spans: marked parts of the text by name, (start, end) half-open in characters; `roles` in the file, where
     `prompts.roles` are something else: further donors. facts: what is known about the prompt. Both are
-    read-only.
+    read-only. bank_text: the text as the bank has it, where a template wrote this one; None: `text`.
     """
 
     id: str
@@ -45,6 +45,12 @@ class Prompt:
     split: Split | None = None
     spans: Mapping[str, tuple[int, int]] = field(default_factory=_nothing, hash=False)
     facts: Mapping[str, Fact] = field(default_factory=_nothing, hash=False)
+    bank_text: str | None = None
+
+    @property
+    def source(self) -> str:
+        """The text as the bank has it."""
+        return self.text if self.bank_text is None else self.bank_text
 
 
 @dataclass(frozen=True)

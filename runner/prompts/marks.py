@@ -8,9 +8,9 @@ from collections.abc import Iterator, Sequence
 from backends.positions import FORMS, POST_INSTRUCTION, Positions, Span
 from backends.writes import SELF, Write
 from runner.config.errors import listed, suggestion
-from runner.config.spec import PromptsSpec
+from runner.config.prompt_spec import PromptsSpec
 from runner.prompts.banks import Prompt
-from runner.prompts.pairing import Banks
+from runner.prompts.pools import Banks
 
 INSTRUCTION = "instruction"  # the role after which `post_instruction` begins
 _TARGETS = ""  # no name of a role
@@ -25,6 +25,8 @@ def spans_read(write: Write, own: str = SELF) -> Iterator[tuple[Positions, str]]
     if write.positions.span:
         for side in write.counted_on:
             yield write.positions, own if side == SELF else side
+    if write.source_positions is not None and write.source_positions.span:
+        yield write.source_positions, own if write.value.role == SELF else write.value.role
     if write.keys is not None and write.keys.span:
         yield write.keys, own
     if write.value.under is not None:
@@ -75,15 +77,16 @@ def unmarked(
     """The sentence for a part that not one prompt of a side has; None where one does. side, prompt: as in
     `counted_prompts`; chat: as in `has_part`."""
     found = counted_prompts(side, prompt, banks)
-    if any(has_part(positions, one, chat) for one in found):
-        return None
+    if not found or any(has_part(positions, one, chat) for one in found):
+        return None  # without any prompt there is another fault, which is told
     pool = _pool(side, prompt)
     if pool == _TARGETS:
         what, bank = "targets", prompts.targets.bank
     elif pool in prompts.roles:
-        what, bank = f"donors of {pool}", prompts.roles[pool].bank
+        choice = prompts.choice(pool)
+        what, bank = f"donors of {pool}", "" if choice is None else choice.bank
     else:
-        what, bank = "donors", prompts.donors.bank
+        what, bank = "donors", "" if prompts.donors is None else prompts.donors.bank
     if positions.kind == "token":
         return f"none of the {len(found)} {what} taken from '{bank}' contains '{positions.name}'"
     role = INSTRUCTION if positions.span == POST_INSTRUCTION else positions.role

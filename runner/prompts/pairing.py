@@ -1,26 +1,35 @@
-"""Which donor goes with which target: deterministic, and prefix-stable in the number of items."""
+"""Which prompts make an item: deterministic, and prefix-stable in the number of items."""
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from runner.config.errors import ConfigurationError, Problem
-from runner.config.spec import PromptsSpec
-from runner.prompts.banks import Bank, Prompt, find_bank, read_bank
+from runner.config.prompt_spec import PromptsSpec, RoleSpec
+from runner.prompts.banks import Bank, Prompt
+from runner.prompts.draws import draw, in_order
+from runner.prompts.pools import Banks as Banks
+from runner.prompts.pools import choose as choose
+from runner.prompts.pools import read_banks as read_banks
+from runner.prompts.relations import Relation, same
 
 # The donor of a length-matched pair is the nearest in tokens among so many drawn for it: near, and still
 # varied.
 CANDIDATES = 12
 
+Length = Callable[[Prompt], int]
+
 
 @dataclass(frozen=True)
 class Item:
-    """One pair with its further donors. group: the target's. occurrence: how often the same (donor, target)
-    pair has come before, counting from 0. item_id: the index, zero-padded, e.g. `0007`."""
+    """One target with its donor and further prompts. group: the target's. occurrence: how often the same
+    (donor, target) pair has come before, counting from 0. item_id: the index, zero-padded, e.g. `0007`.
+
+    Where items have no donors, the target stands as its own, so that streams and tables are those of a pair;
+    no write reads it. missing: roles for which no prompt was there, with the reason.
+    """
 
     item_id: str
     donor: Prompt
@@ -28,6 +37,7 @@ class Item:
     roles: Mapping[str, Prompt]
     other_donor: Prompt | None
     occurrence: int
+    missing: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def group(self) -> str:
@@ -37,7 +47,7 @@ class Item:
 @dataclass(frozen=True)
 class Pairing:
     """What a set of items really holds. Mean differences are in tokens: donor minus target, and for each role
-    role minus donor."""
+    that any item has role minus donor."""
 
     asked: int
     items: int
@@ -48,49 +58,18 @@ class Pairing:
     role_minus_donor: Mapping[str, float]
 
 
-@dataclass(frozen=True)
-class Banks:
-    """The prompts that a pairing draws from, groups already chosen."""
-
-    donors: tuple[Prompt, ...]
-    targets: tuple[Prompt, ...]
-    roles: Mapping[str, tuple[Prompt, ...]]
-
-
-def read_banks(prompts: PromptsSpec, folders: Sequence[Path]) -> dict[str, Bank]:
-    """Every bank that the prompts need, by the name that the YAML uses, searched in the configuration
-    folders.
-
-    Raises ConfigurationError with every fault of every bank.
-    """
-    banks: dict[str, Bank] = {}
-    problems: list[Problem] = []
-    for name in dict.fromkeys(
-        (prompts.donors.bank, prompts.targets.bank, *(r.bank for r in prompts.roles.values()))
-    ):
-        try:
-            banks[name] = read_bank(name, find_bank(name, prompts.language, folders))
-        except ConfigurationError as error:
-            problems += error.problems
-    if problems:
-        raise ConfigurationError(problems)
-    return banks
-
-
-def choose(prompts: PromptsSpec, banks: Mapping[str, Bank]) -> Banks:
-    """The groups and splits that a YAML asks for. banks: by the name that the YAML uses. Raises
-    ConfigurationError for a group that a bank does not have, or a split of which nothing is there."""
-    return Banks(
-        banks[prompts.donors.bank].only(prompts.donors.groups, prompts.donors.split),
-        banks[prompts.targets.bank].only(prompts.targets.groups, prompts.targets.split),
-        {name: banks[role.bank].only(role.groups, role.split) for name, role in prompts.roles.items()},
-    )
-
-
 def available(prompts: PromptsSpec, banks: Banks) -> int | None:
-    """How many items can be had: the smaller of donors and targets without replacement; no limit (None) with
-    it."""
-    return None if prompts.pairing.replace else min(len(banks.donors), len(banks.targets))
+    """How many items can be had; no limit (None) where prompts recur.
+
+    Of items the targets; of pairs without replacement those that are drawn until no donor is left for any
+    target. With `length_matched` and `agree` or `differ` together that can be other than what `pair` draws,
+    which knows lengths.
+    """
+    if not prompts.pairs:
+        return len(banks.targets)
+    if prompts.pairing.replace or prompts.donors is None:
+        return None
+    return sum(1 for _ in _once_each(prompts, banks, None))
 
 
 def pair(
@@ -98,16 +77,18 @@ def pair(
 ) -> list[Item]:
     """The first n items.
 
-    Item i depends on the seed, the banks and i alone, so that a larger n only appends. With replacement,
-    donor and target are drawn by hash; without, each prompt is used at most once, in a seeded order (with
-    `length_matched` the target decides and takes the nearest donor still free). count_tokens: tokens of a
-    text, BOS included; asked once for each text, and only where a length decides. Raises ConfigurationError
-    where the banks hold fewer items than n.
+    Item i depends on the seed, the banks and i alone, so that a larger n only appends. Of kind `items` each
+    target is taken once, in a seeded order. Of pairs with replacement, target and donor are drawn by hash,
+    the donor among those that agree and differ as asked (targets for which there is none are not drawn);
+    without, each prompt is used at most once: targets in a seeded order take the first donor of another that
+    is free and fits (with `length_matched` the nearest such one), and a target that finds none is passed
+    over. Roles are drawn the same way; an item for which a role has no prompt says so in `missing`.
+
+    count_tokens: tokens of a text as written, BOS included; asked once for each text, and only where a length
+    decides. Raises ConfigurationError where the banks hold fewer items than n, or a template cannot be filled
+    in.
     """
     chosen = choose(prompts, banks)
-    limit = available(prompts, chosen)
-    if limit is not None and n > limit:
-        raise ConfigurationError([Problem("prompts", "pairing.replace", too_few(n, chosen))])
     lengths: dict[str, int] = {}
 
     def length(prompt: Prompt) -> int:
@@ -115,18 +96,35 @@ def pair(
             lengths[prompt.text] = count_tokens(prompt.text)
         return lengths[prompt.text]
 
+    pairs = _draw_pairs(prompts, chosen, n, length)
+    if len(pairs) < n:
+        key = "pairing.replace" if prompts.pairs else "targets"
+        raise ConfigurationError([Problem("prompts", key, too_few(n, prompts, chosen, len(pairs)))])
+    relation = Relation() if prompts.donors is None else Relation.of(prompts.donors)
+    written = {
+        name: {prompt.id: prompt for prompt in chosen.roles[name]}
+        for name, role in prompts.roles.items()
+        if role.of is not None
+    }
     seen: Counter[tuple[str, str]] = Counter()
     items = []
-    for index, (donor, target) in enumerate(_draw_pairs(prompts, chosen, n, length)):
-        roles = {
-            name: _role(prompts.seed, name, role.match, index, chosen.roles[name], donor, length)
-            for name, role in prompts.roles.items()
-        }
-        others = [prompt for prompt in chosen.donors if prompt.id != donor.id]
-        other = others[_draw(prompts.seed, "other_donor", index, len(others))] if others else None
+    for index, (donor, target) in enumerate(pairs):
+        roles, missing = dict[str, Prompt](), dict[str, str]()
+        for name, role in prompts.roles.items():
+            if role.of is not None:
+                found = written[name].get((target if role.of == "target" else donor).id)
+            else:
+                found = _role(prompts.seed, name, role, index, chosen.roles[name], donor, target, length)
+            if found is None:
+                missing[name] = f"no prompt of the role '{name}' {Relation.of(role).words} for '{target.id}'"
+            else:
+                roles[name] = found
+        fitting = relation.among(chosen.donors, target) if relation else chosen.donors
+        others = [prompt for prompt in fitting if prompt.id != donor.id]
+        other = others[draw(prompts.seed, "other_donor", index, len(others))] if others else None
         occurrence = seen[donor.id, target.id]
         seen[donor.id, target.id] += 1
-        items.append(Item(f"{index:04d}", donor, target, roles, other, occurrence))
+        items.append(Item(f"{index:04d}", donor, target, roles, other, occurrence, missing))
     return items
 
 
@@ -143,75 +141,101 @@ def summarise(items: Sequence[Item], asked: int, count_tokens: Callable[[str], i
         distinct_pairs=len({(item.donor.id, item.target.id) for item in items}),
         donor_minus_target=_mean([tokens[item.donor.text] - tokens[item.target.text] for item in items]),
         role_minus_donor={
-            name: _mean([tokens[item.roles[name].text] - tokens[item.donor.text] for item in items])
+            name: _mean(
+                [
+                    tokens[item.roles[name].text] - tokens[item.donor.text]
+                    for item in items
+                    if name in item.roles
+                ]
+            )
             for name in roles
         },
     )
 
 
-def too_few(n: int, banks: Banks) -> str:
-    """The sentence for more items than the banks hold."""
+def too_few(n: int, prompts: PromptsSpec, banks: Banks, held: int) -> str:
+    """The sentence for more items than the banks hold, which is `held`."""
+    if not prompts.pairs:
+        return f"expected at most {held} items, which is how many targets there are, each once; got {n}"
+    fitting = ""
+    if prompts.donors is not None and (relation := Relation.of(prompts.donors)):
+        fitting = f"; a donor {relation.words} with its target"
     return (
-        f"expected at most {min(len(banks.donors), len(banks.targets))} items without replacement "
-        f"({len(banks.donors)} donors, {len(banks.targets)} targets), got {n}"
+        f"expected at most {held} items without replacement ({len(banks.donors)} donors, "
+        f"{len(banks.targets)} targets{fitting}), got {n}"
     )
 
 
-def _draw_pairs(
-    prompts: PromptsSpec, banks: Banks, n: int, length: Callable[[Prompt], int]
-) -> list[tuple[Prompt, Prompt]]:
+def _draw_pairs(prompts: PromptsSpec, banks: Banks, n: int, length: Length) -> list[tuple[Prompt, Prompt]]:
     seed = prompts.seed
-    if prompts.pairing.replace:
-        pairs = []
-        for index in range(n):
-            target = banks.targets[_draw(seed, "target", index, len(banks.targets))]
-            if prompts.pairing.length_matched:
-                order = _order(seed, f"donor/{index}", banks.donors)[:CANDIDATES]
-                donor = min(order, key=lambda prompt: abs(length(prompt) - length(target)))
-            else:
-                donor = banks.donors[_draw(seed, "donor", index, len(banks.donors))]
-            pairs.append((donor, target))
-        return pairs
-    targets = _order(seed, "target", banks.targets)[:n]
-    free = _order(seed, "donor", banks.donors)
-    if not prompts.pairing.length_matched:
-        return list(zip(free[:n], targets, strict=True))
+    if not prompts.pairs:
+        return [(target, target) for target in in_order(seed, "target", banks.targets)[:n]]
+    if prompts.donors is None:
+        return []
+    matched = prompts.pairing.length_matched
+    if not prompts.pairing.replace:
+        found = _once_each(prompts, banks, length if matched else None)
+        return [each for each, _ in zip(found, range(n), strict=False)]
+    relation = Relation.of(prompts.donors)
+    fitting: dict[str, Sequence[Prompt]] = {}
+    targets: Sequence[Prompt] = banks.targets
+    if relation:
+        fitting = {target.id: relation.among(banks.donors, target) for target in targets}
+        targets = [target for target in targets if fitting[target.id]]
     pairs = []
-    for target in targets:
-        donor = min(free, key=lambda prompt: abs(length(prompt) - length(target)))
-        free.remove(donor)
+    for index in range(n if targets else 0):
+        target = targets[draw(seed, "target", index, len(targets))]
+        donors = fitting.get(target.id, banks.donors)
+        if matched:
+            order = in_order(seed, f"donor/{index}", donors)[:CANDIDATES]
+            donor = min(order, key=lambda prompt: abs(length(prompt) - length(target)))
+        else:
+            donor = donors[draw(seed, "donor", index, len(donors))]
         pairs.append((donor, target))
     return pairs
+
+
+def _once_each(prompts: PromptsSpec, banks: Banks, length: Length | None) -> Iterator[tuple[Prompt, Prompt]]:
+    """Pairs without replacement. length: of a prompt, where the nearest donor in tokens is taken."""
+    assert prompts.donors is not None
+    relation = Relation.of(prompts.donors)
+    free = in_order(prompts.seed, "donor", banks.donors)
+    for target in in_order(prompts.seed, "target", banks.targets):
+        fitting = relation.among(free, target) if relation else free
+        if not fitting:
+            continue
+        donor = fitting[0]
+        if length is not None:
+            donor = min(fitting, key=lambda prompt: abs(length(prompt) - length(target)))
+        free.remove(donor)
+        yield donor, target
 
 
 def _role(
     seed: int,
     name: str,
-    match: str,
+    role: RoleSpec,
     index: int,
     prompts: Sequence[Prompt],
     donor: Prompt,
-    length: Callable[[Prompt], int],
-) -> Prompt:
+    target: Prompt,
+    length: Length,
+) -> Prompt | None:
+    """The prompt of a role that is drawn from a bank; None where none fits."""
+    relation = Relation.of(role)
     # A donor never stands in for itself where a role draws from the donors' own bank.
-    others = [prompt for prompt in prompts if prompt.text != donor.text] or list(prompts)
-    if match == "random":
-        return others[_draw(seed, f"role/{name}", index, len(others))]
+    others = [prompt for prompt in prompts if not same(prompt, donor)]
+    if relation:
+        others = relation.among(others, target)
+    elif not others:
+        others = list(prompts)
+    if not others:
+        return None
+    if role.match == "random":
+        return others[draw(seed, f"role/{name}", index, len(others))]
     gap = min(abs(length(prompt) - length(donor)) for prompt in others)
     ties = [prompt for prompt in others if abs(length(prompt) - length(donor)) == gap]
-    return ties[_draw(seed, f"role/{name}", index, len(ties))]
-
-
-def _hash(*parts: object) -> int:
-    return int.from_bytes(hashlib.sha256("\x1f".join(map(str, parts)).encode()).digest()[:8], "big")
-
-
-def _draw(seed: int, what: str, index: int, size: int) -> int:
-    return _hash(seed, what, index) % size
-
-
-def _order(seed: int, what: str, prompts: Sequence[Prompt]) -> list[Prompt]:
-    return sorted(prompts, key=lambda prompt: _hash(seed, what, prompt.id))
+    return ties[draw(seed, f"role/{name}", index, len(ties))]
 
 
 def _mean(values: Sequence[int]) -> float:

@@ -13,7 +13,7 @@ from runner.config.resolve import Design
 from runner.config.values import DONORS, TARGETS, NamedSet
 from runner.prompts.banks import Prompt
 from runner.prompts.marks import has_part, lacks
-from runner.prompts.pairing import Banks
+from runner.prompts.pools import Banks
 from runner.prompts.spans import SpanFinder
 
 _SHOWN = 3  # prompts that a sentence names

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from backends.contract import ModelInfo
-from backends.writes import SEMANTICS_VERSION, Features, Value
+from backends.writes import SEMANTICS_VERSION, Constant, Features, Value
 from runner.config.resolve import Condition, Design
 from runner.keys import receipt_order
 from runner.prompts.banks import Bank
@@ -72,6 +72,7 @@ def describe_condition(condition: Condition) -> dict[str, Any]:
         },
         "replay_last_token": condition.replay_last_token,
         "recompute": condition.recompute,
+        "weights": None if condition.weights is None else describe_weights(condition.weights),
         "same_as": condition.same_as,
         "grid": dict(condition.grid),
     }
@@ -94,6 +95,11 @@ def describe_value(value: Value) -> dict[str, Any]:
     return found
 
 
+def describe_weights(changed: Constant) -> dict[str, Any]:
+    """The direction that a condition takes out of the model's weights, for the manifest."""
+    return {"orthogonalise": {"name": changed.name, "digest": changed.digest}}
+
+
 def describe_features(features: Features) -> dict[str, Any]:
     """The features of a sparse autoencoder that a write sets, for the manifest."""
     return {
@@ -104,31 +110,22 @@ def describe_features(features: Features) -> dict[str, Any]:
     }
 
 
-def build(
+def describe_run(
     design: Design,
     config: Mapping[str, Any],
     digest: str,
     command: Sequence[str],
     info: ModelInfo,
     tokenizer: str,
-    banks: Mapping[str, Bank],
-    pairing: Pairing,
     allow_inert: bool | None,
-    plan_gates: Sequence[Mapping[str, str]],
 ) -> dict[str, Any]:
-    """The manifest of a run that starts now; counts, times and status are filled in as it goes."""
+    """What the manifest says of a whole run that starts now; counts, times and status are filled in as it
+    goes. design: of any of its stages."""
     return {
         "schema": SCHEMA,
         "status": "running",
         "exit_status": None,
         "command": list(command),
-        "experiment": {
-            "name": design.name,
-            "question": design.question,
-            "n": design.n,
-            "repeats": design.repeats,
-            "stage": design.stage,
-        },
         "config": dict(config),
         "config_hash": digest,
         "semantics": SEMANTICS_VERSION,
@@ -155,29 +152,49 @@ def build(
             "tokenizer_fingerprint": tokenizer,
             "chat_template": design.model.chat_template,
         },
-        "layer_notes": list(design.layer_notes),
-        "prompts": {
-            "name": design.prompts.name,
-            "asked": pairing.asked,
-            "items": pairing.items,
-            "distinct_donors": pairing.distinct_donors,
-            "distinct_targets": pairing.distinct_targets,
-            "distinct_pairs": pairing.distinct_pairs,
-            "donor_minus_target": pairing.donor_minus_target,
-            "role_minus_donor": dict(pairing.role_minus_donor),
-            "banks": {name: {"path": str(bank.path), "sha256": bank.sha256} for name, bank in banks.items()},
-        },
-        "seeds": {"prompts": design.prompts.seed, "sampling": design.sampling_seed},
         "times": {"started": now(), "finished": None, "seconds": {}},
+        "markers": {"list": list(behaviour.MARKERS), "version": behaviour.VERSION},
+        "allow_inert": allow_inert,
+        "published": design.published,
+        "counts": {},
+    }
+
+
+def describe_stage(
+    design: Design, pairing: Pairing, banks: Mapping[str, Bank], plan_gates: Sequence[Mapping[str, str]]
+) -> dict[str, Any]:
+    """What the manifest says of a stage that measures; of a run in the flat form, beside the rest."""
+    return {
+        "experiment": {
+            "name": design.name,
+            "question": design.question,
+            "n": design.n,
+            "repeats": design.repeats,
+            "stage": design.stage,
+        },
+        "layer_notes": list(design.layer_notes),
+        "prompts": describe_prompts(design, pairing, banks),
+        "seeds": {"prompts": design.prompts.seed, "sampling": design.sampling_seed},
         "conditions": {condition.name: describe_condition(condition) for condition in design.conditions},
         "contrasts": contrasts(design),
         "readouts": list(design.readouts),
         "readout": {readout.name: readout.described() for readout in design.measured},
-        "markers": {"list": list(behaviour.MARKERS), "version": behaviour.VERSION},
-        "allow_inert": allow_inert,
         "plan_gates": list(plan_gates),
-        "published": design.published,
-        "counts": {},
+    }
+
+
+def describe_prompts(design: Design, pairing: Pairing, banks: Mapping[str, Bank]) -> dict[str, Any]:
+    """The prompts of a stage: how many, how different, from which files."""
+    return {
+        "name": design.prompts.name,
+        "asked": pairing.asked,
+        "items": pairing.items,
+        "distinct_donors": pairing.distinct_donors,
+        "distinct_targets": pairing.distinct_targets,
+        "distinct_pairs": pairing.distinct_pairs,
+        "donor_minus_target": pairing.donor_minus_target,
+        "role_minus_donor": dict(pairing.role_minus_donor),
+        "banks": {name: {"path": str(bank.path), "sha256": bank.sha256} for name, bank in banks.items()},
     }
 
 

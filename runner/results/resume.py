@@ -10,10 +10,11 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from analyses.join import RECEIPT_COLUMNS
-from runner.config.readouts import BEHAVIOUR
+from runner.config.readouts import Readout
 from runner.config.resolve import NOT_HASHED, NOT_HASHED_BACKEND
-from runner.execute import text_scores
+from runner.plan import Trial
 from runner.results.store import FINISHED, StoreError, read_manifest, read_segments, versions
+from runner.scores.scoring import Scorer, Words
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,28 @@ class Choice:
 
     unfinished: Path | None = None
     finished: Path | None = None
+
+
+@dataclass(frozen=True)
+class Rescoring:
+    """What is taken again of stored results, so that it is as this code and this configuration have it: the
+    scores of the text, and what is derived. words: what texts are searched for, by key and readout."""
+
+    scorer: Scorer
+    words: Mapping[str, Words]
+
+    @staticmethod
+    def of(readouts: Sequence[Readout], trials: Sequence[Trial]) -> Rescoring:
+        """For the readouts and the trials of a stage."""
+        return Rescoring(Scorer.of(readouts), {trial.key: trial.words for trial in trials})
+
+    def rescored(self, result: dict[str, Any]) -> dict[str, Any]:
+        """A result of one of the trials, scored again. What was measured on tensors stays: it is part of the
+        key. One that is not ok has no scores."""
+        if result["status"] != "ok":
+            return result
+        words = self.words[result["key"]]
+        return {**result, "scores": self.scorer.scores(result["text"], words, result["scores"])}
 
 
 class CannotResume(Exception):
@@ -94,18 +117,30 @@ def _leaves(body: Any, path: str = "") -> Iterator[tuple[str, Any]]:
         yield path, body
 
 
-def changed_inputs(manifest: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+def changed_inputs(
+    manifest: Mapping[str, Any], model: Mapping[str, Any], banks: Mapping[str, tuple[str, str]]
+) -> list[str]:
     """What a resumed run would compute from other inputs: prompt banks, weights, tokenizer. Empty where
-    nothing is."""
-    out = []
-    for name, bank in manifest["prompts"]["banks"].items():
-        present = now["prompts"]["banks"].get(name)
-        if present is not None and present["sha256"] != bank["sha256"]:
-            out.append(f"prompt bank '{name}' ({present['path']})")
+    nothing is. model: as the manifest would describe it now; banks: name -> (path, sha256)."""
+    out: dict[str, None] = {}
+    for section in (manifest, *(manifest.get("stages") or {}).values()):
+        for name, bank in (section.get("prompts") or {}).get("banks", {}).items():
+            if name in banks and banks[name][1] != bank["sha256"]:
+                out[f"prompt bank '{name}' ({banks[name][0]})"] = None
     for key, what in (("fingerprint", "the model's weights"), ("tokenizer_fingerprint", "the tokenizer")):
-        if manifest["model"][key] != now["model"][key]:
-            out.append(what)
-    return out
+        if manifest["model"][key] != model[key]:
+            out[what] = None
+    return list(out)
+
+
+def receipt_orders(manifest: Mapping[str, Any]) -> dict[tuple[str, str], list[str]]:
+    """(stage, condition) -> names of its writes in the order of their receipts, of every stage."""
+    stages = manifest.get("stages") or {manifest.get("experiment", {}).get("stage", ""): manifest}
+    return {
+        (stage, name): body["receipt_order"]
+        for stage, section in stages.items()
+        for name, body in (section.get("conditions") or {}).items()
+    }
 
 
 def earlier_results(
@@ -113,14 +148,13 @@ def earlier_results(
     wanted: set[str],
     but: Path,
     columns: Mapping[str, str],
-    kinds: Sequence[str],
+    again: Rescoring,
     note: Callable[[str], None],
 ) -> dict[str, dict[str, Any]]:
     """Finished results of the wanted keys from any other version, newest first, with their `origin`.
 
-    columns: those of the readouts; kinds: of the readouts that need the text alone. Failed ones are not
-    taken. A damaged version is noted and passed over. Text scores are taken again from
-    the text, so that they are those of this code.
+    columns: those of the readouts. Failed ones are not taken. A damaged version is noted and passed over.
+    again: how scores and derived values are taken again.
     """
     out: dict[str, dict[str, Any]] = {}
     for path in reversed(versions(experiment)):
@@ -132,28 +166,22 @@ def earlier_results(
                 origin = (
                     result["origin"] if result["origin"] is not None else f"{path.parent.name}/{path.name}"
                 )
-                out[result["key"]] = {**rescored(result, kinds), "origin": origin}
+                out[result["key"]] = {**again.rescored(result), "origin": origin}
         except (StoreError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             note(f"nothing more is taken over from {path}, which cannot be read: {error!r}")
     return out
 
 
-def rescored(result: dict[str, Any], kinds: Sequence[str]) -> dict[str, Any]:
-    """A result with its text scores taken again from the text, so that they are those of this code. What was
-    measured on tensors stays: it is part of the key."""
-    kept = {name: value for name, value in result["scores"].items() if name not in BEHAVIOUR}
-    return {**result, "scores": text_scores(result["text"], kinds) | kept}
-
-
 def own_results(
-    path: Path, wanted: set[str], columns: Mapping[str, str], kinds: Sequence[str]
+    path: Path, wanted: set[str], columns: Mapping[str, str], again: Rescoring
 ) -> dict[str, dict[str, Any]]:
     """What an unfinished version has already: its segments, or its table where it was killed after writing
     that."""
-    found = {key: result for key, result in read_segments(path).items() if result["status"] != "failed"}
+    stored = read_segments(path).items()
+    found = {key: again.rescored(r) for key, r in stored if key in wanted and r["status"] != "failed"}
     if (path / "trials.parquet").is_file():
         for result in _results_of(path, wanted - found.keys(), columns):
-            found[result["key"]] = rescored(result, kinds)
+            found[result["key"]] = again.rescored(result)
     return found
 
 
@@ -167,12 +195,12 @@ def _results_of(path: Path, wanted: set[str], columns: Mapping[str, str]) -> Ite
     manifest = read_manifest(path)
     if manifest is None or not wanted & set(pq.read_table(table, columns=["key"])["key"].to_pylist()):
         return
-    orders = {name: body["receipt_order"] for name, body in manifest["conditions"].items()}
+    orders = receipt_orders(manifest)
     seen = set()
     for row in pq.read_table(table).to_pylist():
         if row["key"] in wanted and row["status"] == "ok" and row["key"] not in seen:
             seen.add(row["key"])
-            yield from_row(row, orders[row["condition"]], columns)
+            yield from_row(row, orders[row["stage"], row["condition"]], columns)
 
 
 def from_row(row: Mapping[str, Any], order: list[str], columns: Mapping[str, str]) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 
 import torch
@@ -19,7 +20,8 @@ from backends.torch.sources import Sources
 @dataclass(frozen=True)
 class Bench:
     """What a batch is measured with. plan: resolves a row's writes, or raises PositionError; prepare:
-    captures what planned rows draw from; tokens: about how many tokens a forward may hold."""
+    captures what planned rows draw from; tokens: about how many tokens a forward may hold. apart: whether the
+    rows have weights of their own; unpatched: the model without them, which captures nothing."""
 
     loaded: Loaded
     board: Board
@@ -27,6 +29,8 @@ class Bench:
     plan: Callable[[Row], RowPlan]
     prepare: Callable[[Sequence[RowPlan]], Recorded]
     tokens: int
+    apart: bool
+    unpatched: Callable[[], AbstractContextManager[None]]
 
 
 @dataclass

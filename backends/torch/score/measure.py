@@ -31,10 +31,9 @@ def score(
     """Each probe's values for each row, as `backends.probes` defines them.
 
     All probes of the prompt share one run of the batch; logprob is one more, perplexity another. Rows that
-    cannot be run as asked come back invalid, the others run. Raises BackendError for probes that cannot be
-    measured here, OutOfMemory.
+    cannot be run as asked come back invalid, the others run. The rows have the same weights, which the model
+    has too; perplexity and the clean side of kl are measured without them. Raises OutOfMemory.
     """
-    _refuse(bench.loaded, rows, probes, start)
     longest = max((len(row.row.ids) for row in rows), default=0)
     under = [probe for probe in probes if probe.kind not in kinds.UNWRITTEN]
     plans: dict[int, RowPlan] = {}
@@ -42,7 +41,7 @@ def score(
     for index, row in enumerate(rows if under else ()):
         try:
             plans[index] = bench.plan(row.row)
-            _check_positions(plans[index], probes)
+            _check_positions(row, probes)
         except PositionError as error:
             reasons[index] = str(error)
     out = [Scored({}, {}, len(rows), longest, reasons.get(index)) for index in range(len(rows))]
@@ -55,7 +54,8 @@ def score(
                 out[index] = _scored(found, place, under, batch)
     left = [index for index in range(len(rows)) if out[index].invalid is None]
     if left and len(under) < len(probes):
-        values = perplexity(bench.loaded, [rows[i] for i in left], bench.tokens, start)
+        with bench.unpatched():
+            values = perplexity(bench.loaded, [rows[i] for i in left], bench.tokens, start)
         for index, value in zip(left, values, strict=True):
             every = {**out[index].values, **{p.name: value for p in probes if p.kind == "perplexity"}}
             ordered = {column: every[column] for probe in probes for column in kinds.columns(probe)}
@@ -75,8 +75,9 @@ def _scored(found: Measurements, place: int, probes: Sequence[Probe], batch: Seq
     )
 
 
-def _refuse(loaded: Loaded, rows: Sequence[ScoreRow], probes: Sequence[Probe], start: Start | None) -> None:
-    """Raises BackendError with all that is wrong with the probes, and with the token sets of the rows."""
+def refuse(loaded: Loaded, rows: Sequence[ScoreRow], probes: Sequence[Probe], start: Start | None) -> None:
+    """Raises BackendError with all that is wrong with the probes, and with the token sets and named positions
+    of the rows."""
     problems = kinds.faults(probes, loaded.info)
     for name in sorted({name for probe in probes for name in (probe.tokens, probe.against) if name}):
         lacking = [str(index) for index, row in enumerate(rows) if name not in row.tokens]
@@ -85,6 +86,13 @@ def _refuse(loaded: Loaded, rows: Sequence[ScoreRow], probes: Sequence[Probe], s
             problems.append(
                 f"token set '{name}': not in row {', '.join(lacking[:5])} (sets: {has or 'none'})"
             )
+    for name in sorted({probe.at for probe in probes if probe.at}):
+        lacking = [str(index) for index, row in enumerate(rows) if name not in row.positions]
+        if lacking:
+            has = ", ".join(sorted({each for row in rows for each in row.positions}))
+            problems.append(
+                f"position '{name}': not in row {', '.join(lacking[:5])} (positions: {has or 'none'})"
+            )
     if start is not None:
         whole = [probe.name for probe in probes if probe.kind == "cross_entropy"]
         problems += [f"probe '{name}': cross_entropy is of whole prompts, without a start" for name in whole]
@@ -92,10 +100,13 @@ def _refuse(loaded: Loaded, rows: Sequence[ScoreRow], probes: Sequence[Probe], s
         raise BackendError("score:\n  " + "\n  ".join(problems) if len(problems) > 1 else problems[0])
 
 
-def _check_positions(plan: RowPlan, probes: Sequence[Probe]) -> None:
+def _check_positions(row: ScoreRow, probes: Sequence[Probe]) -> None:
     """Raises PositionError where a prompt has no such position, or is shorter than a window."""
-    length = len(plan.row.ids)
+    length = len(row.row.ids)
     for probe in probes:
+        if probe.at and not 0 <= row.positions[probe.at] < length:
+            told = f"position {row.positions[probe.at]} ({probe.at})"
+            raise PositionError(f"{told} is outside a prompt of {length} tokens")
         if probe.kind in kinds.AT_POSITION and not -length <= probe.position < length:
             raise PositionError(f"position {probe.position} is outside a prompt of {length} tokens")
         if probe.kind == "geometry" and max(probe.windows) > length:

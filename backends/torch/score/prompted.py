@@ -17,7 +17,7 @@ from backends.rowplan import RowPlan, plan_row
 from backends.torch.hooks import Spot
 from backends.torch.score import reductions
 from backends.torch.score.bench import Bench, Measurements
-from backends.torch.score.reading import read
+from backends.torch.score.reading import Reading, read
 from backends.torch.score.reductions import TokenSets
 from backends.torch.score.states import Layered, cross_entropy, lens, logits_at, patchscope
 
@@ -38,19 +38,21 @@ class Prompted:
     ) -> None:
         self._bench, self._plans, self._rows, self._probes = bench, plans, rows, probes
         self._found = found
-        loaded = bench.loaded
-        self._device = loaded.device
-        batch = list(plans)
-        if any(probe.kind == "kl" for probe in probes):
-            self._clean_of, clean = _clean(plans)
-            batch += clean
-        found.batch_rows = len(batch)
-        self._whole = read(
-            loaded, bench.board, bench.sources, batch, bench.prepare(batch), self._spots(), start
-        )
-        self._reading = self._whole.of(torch.arange(len(plans), device=self._device))
+        self._device = bench.loaded.device
+        against = any(probe.kind == "kl" for probe in probes)
+        self._clean_of, clean = self._clean() if against else ([], [])
+        # Of all rows that are run, those measured first, then what they are held against.
+        batch = [*plans, *(plan for plan, _ in clean)]
+        self._places = [row.positions for row in (*rows, *(rows[index] for _, index in clean))]
         self._lengths = torch.tensor([len(plan.row.ids) for plan in batch], device=self._device)
-        self._logits: dict[int, torch.Tensor] = {}
+        parts = [batch[: len(plans)], batch[len(plans) :]] if bench.apart else [batch]
+        found.batch_rows = max(map(len, parts))
+        self._parts = [self._run(parts[0], start)]
+        if len(parts) > 1 and parts[1]:
+            with bench.unpatched():
+                self._parts.append(self._run(parts[1], start))
+        self._reading = self._parts[0].of(torch.arange(len(plans), device=self._device))
+        self._logits: dict[tuple[int, str], torch.Tensor] = {}
 
     def measure(self) -> None:
         """Fill in columns, receipts and soundness."""
@@ -67,7 +69,7 @@ class Prompted:
             return [list(cross_entropy(self._bench.loaded, self._reading, self._plans))]
         if probe.kind in kinds.PER_LAYER:
             return self._layered(probe)
-        logits = self._logits_at(probe.position)
+        logits = self._logits_at(probe)
         if probe.kind == "kl":
             ours = logits[: len(self._plans)]
             return [_numbers(reductions.kl(logits[self._clean_of], ours))]
@@ -78,11 +80,41 @@ class Prompted:
         sets = self._sets(probe.tokens)
         if probe.kind == "next_token":
             return [_numbers(reductions.next_token(logits, sets))]
+        if probe.kind == "accuracy":
+            return [_numbers(reductions.accuracy(logits, sets))]
         if probe.kind == "rank":
             return [[None if rank < 0 else rank for rank in reductions.rank(logits, sets).tolist()]]
         assert probe.kind == "log_odds", probe.kind
         against = self._sets(probe.against) if probe.against else None
         return [_numbers(reductions.log_odds(logits, sets, against))]
+
+    def _run(self, plans: Sequence[RowPlan], start: Start | None) -> Reading:
+        bench = self._bench
+        return read(
+            bench.loaded, bench.board, bench.sources, plans, bench.prepare(plans), self._spots(), start
+        )
+
+    def _clean(self) -> tuple[list[int], list[tuple[RowPlan, int]]]:
+        """What kl holds each row against: the place, among all rows that are run, of the same prompt without
+        writes and without the rows' weights; and the rows that are run for this, each with the row that it
+        stands for. A row without either is its own."""
+        named = sorted({probe.at for probe in self._probes if probe.kind == "kl" and probe.at})
+        keys = [
+            (plan.row.ids, plan.row.replay_last_token, tuple(row.positions[name] for name in named))
+            for plan, row in zip(self._plans, self._rows, strict=True)
+        ]
+        own = [not plan.writes and not self._bench.apart for plan in self._plans]
+        known: dict[tuple[object, ...], int] = {}
+        for index, key in enumerate(keys):
+            if own[index]:
+                known.setdefault(key, index)
+        more: list[tuple[RowPlan, int]] = []
+        for index, key in enumerate(keys):
+            if key not in known:
+                known[key] = len(keys) + len(more)
+                bare = replace(self._plans[index].row, writes=(), sources={}, spans={}, weights=None)
+                more.append((plan_row(bare), index))
+        return [index if own[index] else known[key] for index, key in enumerate(keys)], more
 
     def _spots(self) -> dict[Spot, int]:
         """What has to be read of the run, and at how many last positions of a prompt. The end of the prompt
@@ -91,7 +123,7 @@ class Prompted:
         spots: dict[Spot, int] = {}
         for probe in self._probes:
             site, layers = "resid_post", probe.layers
-            most = EVERYWHERE if probe.position >= 0 else -probe.position if probe.position < -1 else 0
+            most = self._most(probe)
             if probe.kind == "geometry":
                 site, most = probe.site, max(probe.windows)
             elif probe.kind == "cross_entropy":
@@ -102,27 +134,45 @@ class Prompted:
                 spots[site, layer] = max(most, spots.get((site, layer), 0))
         return spots
 
-    def _positions(self, position: int) -> torch.Tensor:
+    def _most(self, probe: Probe) -> int:
+        """How many last positions of a prompt hold the one that a probe reads; 0 for the end of all."""
+        if probe.at:
+            places = zip(self._lengths.tolist(), self._places, strict=True)
+            most = max(length - place[probe.at] for length, place in places)
+            return most if most > 1 else 0
+        return EVERYWHERE if probe.position >= 0 else -probe.position if probe.position < -1 else 0
+
+    def _positions(self, probe: Probe) -> torch.Tensor:
         """The position that is read in each row of the run, the end of the prompt being where its next token
         is predicted."""
-        end = self._whole.end
-        if position == -1:
+        end = torch.cat([part.end for part in self._parts])
+        if probe.at:
+            place = torch.tensor([place[probe.at] for place in self._places], device=self._device)
+        elif probe.position == -1:
             return end
-        place = position % self._lengths
-        if bool((place < self._whole.first).any()):
-            raise BackendError(f"score: position {position} lies in the prefix that was started from")
+        else:
+            place = probe.position % self._lengths
+        if bool((place < self._parts[0].first).any()):
+            told = probe.at or probe.position
+            raise BackendError(f"score: position {told} lies in the prefix that was started from")
         return torch.where(place == self._lengths - 1, end, place)
 
-    def _logits_at(self, position: int) -> torch.Tensor:
-        if position not in self._logits:
-            logits = logits_at(self._bench.loaded, self._whole, self._positions(position))
+    def _logits_at(self, probe: Probe) -> torch.Tensor:
+        """Next-token logits after the position of a probe, of all rows that are run."""
+        where = (probe.position, probe.at)
+        if where not in self._logits:
+            sizes = [len(part.end) for part in self._parts]
+            positions = torch.split(self._positions(probe), sizes)
+            logits = torch.cat(
+                [logits_at(self._bench.loaded, *each) for each in zip(self._parts, positions, strict=True)]
+            )
             sound = reductions.finite(logits)
             self._found.judge(sound[: len(self._plans)])
             if len(sound) > len(self._plans):
                 self._found.judge(sound[self._clean_of])
             # What is not a number has no order: such rows are invalid, whatever is read of them.
-            self._logits[position] = torch.where(sound[:, None], logits, 0)
-        return self._logits[position]
+            self._logits[where] = torch.where(sound[:, None], logits, 0)
+        return self._logits[where]
 
     def _sets(self, name: str) -> TokenSets:
         return TokenSets.of(
@@ -131,7 +181,7 @@ class Prompted:
 
     def _layered(self, probe: Probe) -> list[list[Measured]]:
         sets = self._sets(probe.tokens) if probe.tokens else None
-        positions = self._positions(probe.position)[: len(self._plans)]
+        positions = self._positions(probe)[: len(self._plans)]
         loaded = self._bench.loaded
         if probe.kind == "lens":
             found = lens(loaded, self._reading, probe.layers, positions, sets)
@@ -163,25 +213,6 @@ class Prompted:
         first, *others = (geometry.geometry(early, late, window) for window in probe.windows)
         columns = [first.r_v, first.early, first.late, *(other.r_v for other in others)]
         return [_numbers(column) for column in columns]
-
-
-def _clean(plans: Sequence[RowPlan]) -> tuple[list[int], list[RowPlan]]:
-    """For each row, the place in the extended batch of the same prompt without writes; and the plans that it
-    is extended by. A row without writes is its own."""
-    known: dict[tuple[object, ...], int] = {}
-    for index, plan in enumerate(plans):
-        if not plan.writes:
-            known.setdefault(_prompt_of(plan), index)
-    more: list[RowPlan] = []
-    for plan in plans:
-        if _prompt_of(plan) not in known:
-            known[_prompt_of(plan)] = len(plans) + len(more)
-            more.append(plan_row(replace(plan.row, writes=(), sources={}, spans={})))
-    return [known[_prompt_of(plan)] if plan.writes else index for index, plan in enumerate(plans)], more
-
-
-def _prompt_of(plan: RowPlan) -> tuple[object, ...]:
-    return plan.row.ids, plan.row.replay_last_token
 
 
 def _of_layers(found: Layered, sets: TokenSets | None) -> list[list[Measured]]:

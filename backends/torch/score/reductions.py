@@ -67,6 +67,11 @@ def rank(logits: torch.Tensor, sets: TokenSets) -> torch.Tensor:
     return torch.where(sets.some, (logits > sets.best(logits)[:, None]).sum(-1), -1)
 
 
+def accuracy(logits: torch.Tensor, sets: TokenSets) -> torch.Tensor:
+    """1 where the best of the set has rank 0, else 0 [rows]; not a number for an empty set."""
+    return torch.where(sets.some, (rank(logits, sets) == 0).float(), torch.nan)
+
+
 def best_token(logits: torch.Tensor) -> torch.Tensor:
     """The most probable token [rows]; of equal ones the smallest id."""
     ids = torch.arange(logits.shape[-1], device=logits.device)

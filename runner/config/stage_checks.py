@@ -1,0 +1,280 @@
+"""What does not fit between the stages of an experiment: what a choice is made from, and on which prompts."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from runner.config.choice_words import choice_named
+from runner.config.errors import ConfigurationError, listed, suggestion
+from runner.config.readouts import all_columns, scalar_columns
+from runner.config.spec import Spec
+from runner.config.stage_forms import NOT_EXTRACTED
+from runner.config.stage_spec import (
+    CriterionSpec,
+    ExtractStageSpec,
+    MeasureStageSpec,
+    ObjectiveSpec,
+    SelectStageSpec,
+)
+from runner.config.stage_values import (
+    ARTEFACT_AXES,
+    ARTEFACT_COLUMNS,
+    Given,
+    grid_cells,
+    grid_names,
+    names_read,
+)
+from runner.prompts.pairing import choose, read_banks
+
+Key = tuple[str | int, ...]
+Fault = tuple[Key, str]
+BOUNDS = ("above", "at_least", "below", "at_most", "equals")
+_OF_CELLS = ("over", "where", "lowest", "highest", "draw", "but")
+_OF_PROMPTS = ("prompts", "split", "items", "n", "minus", "by")
+_SHOWN = 3
+
+
+def stage_faults(
+    stage: Given, before: Sequence[Given], names: Collection[str], folders: Sequence[Path]
+) -> tuple[list[Fault], str | None]:
+    """What is wrong with a stage beside those before it, and, where it says `in_sample: true`, the sentence
+    on what it evaluates in sample. names: of all stages; folders: where banks are looked for."""
+    body = stage.body
+    if isinstance(body, SelectStageSpec):
+        return list(_select(body, before, names)), None
+    faults = list(_items(body, before, names))
+    if isinstance(body, ExtractStageSpec):
+        return faults + list(_extract(body, stage.spec)), None
+    assert isinstance(body, MeasureStageSpec)
+    shared = None if stage.spec is None else _in_sample(stage, before, folders)
+    if shared is not None and not body.in_sample:
+        faults.append(
+            (
+                (),
+                f"{shared}: what was fitted to prompts is not tested by them. Give the stage another `split`, or "
+                "say in_sample: true, which the report repeats",
+            )
+        )
+    if shared is None and body.in_sample and stage.spec is not None:
+        faults.append(
+            (("in_sample",), "nothing was chosen or extracted on the prompts of this stage; remove it")
+        )
+    return faults, shared
+
+
+def _earlier(name: str, before: Sequence[Given], names: Collection[str]) -> str:
+    """Why a name is none of an earlier stage."""
+    known = [stage.name for stage in before]
+    later = "; it stands later in the file" if name in names and name not in known else ""
+    return f"expected an earlier stage ({listed(known)}), got '{name}'{later or suggestion(name, known)}"
+
+
+def _items(body: Any, before: Sequence[Given], names: Collection[str]) -> Iterator[Fault]:
+    if body.items is None:
+        return
+    name = choice_named(body.items)
+    if name is None or "/" in body.items:
+        yield ("items",), f"expected choice:NAME, a choice of items, got '{body.items}'"
+        return
+    found = next((stage for stage in before if stage.name == name), None)
+    if found is None:
+        yield ("items",), _earlier(name, before, names)
+    elif not isinstance(found.body, SelectStageSpec) or not found.body.items:
+        yield ("items",), f"'{name}' is no choice of items; a select stage with `items` makes one"
+
+
+def _extract(body: ExtractStageSpec, spec: Spec | None) -> Iterator[Fault]:
+    if body.site in NOT_EXTRACTED:
+        yield (
+            ("site",),
+            f"expected a site with a row of activations for each position, got {body.site}",
+        )
+    given = body.model_fields_set
+    if body.from_ is None:
+        for key in ("heads", "through"):
+            if key in given:
+                yield (key,), "nothing reads it without `from`, the artefact whose heads are summed"
+        return
+    for key in ("heads", "through"):
+        if getattr(body, key) is None:
+            yield (key,), f"missing: an artefact `from` another needs {key}"
+    if body.heads is not None and choice_named(body.heads) is None:
+        yield ("heads",), f"expected choice:NAME, a choice of heads, got '{body.heads}'"
+    for key in (*_OF_PROMPTS, "of", "site", "layers", "positions", "each_position"):
+        if key in given:
+            yield (key,), "nothing reads it with `from`: that artefact has it already"
+
+
+def _select(body: SelectStageSpec, before: Sequence[Given], names: Collection[str]) -> Iterator[Fault]:
+    source = next((stage for stage in before if stage.name == body.from_), None)
+    if source is None or isinstance(source.body, SelectStageSpec):
+        what = _earlier(body.from_, before, names) if source is None else "expected a stage with a table"
+        yield ("from",), what
+        return
+    deciding = [key for key in ("lowest", "highest", "draw", "items") if getattr(body, key)]
+    if len(deciding) != 1:
+        got = f"got {listed(deciding)}" if deciding else "got none of them"
+        yield (), f"expected one of lowest, highest, draw (cells) and items, {got}"
+        return
+    if body.items:
+        for key in _OF_CELLS:
+            if getattr(body, key):
+                yield (key,), "nothing reads it where items are chosen"
+    elif not body.over:
+        yield ("over",), "missing: expected the axes of the cells to choose from"
+    if body.but is not None and not any(stage.name == body.but for stage in before):
+        yield ("but",), _earlier(body.but, before, names)
+    if body.draw is not None and "top" in body.model_fields_set:
+        yield ("top",), "nothing reads it beside draw, which says how many are taken"
+    if source.spec is None:
+        return  # told there
+    if isinstance(source.body, ExtractStageSpec):
+        yield from _of_artefact(body)
+    else:
+        yield from _of_measured(body, source.spec)
+
+
+def _of_artefact(body: SelectStageSpec) -> Iterator[Fault]:
+    if body.items:
+        yield ("items",), "expected a stage that measures: an artefact's table has no items"
+    for index, axis in enumerate(body.over):
+        if axis not in ARTEFACT_AXES:
+            message = f"expected an axis of an artefact ({listed(ARTEFACT_AXES)}), got '{axis}'"
+            yield ("over", index), message + suggestion(axis, ARTEFACT_AXES)
+    for key, one in _parts(body):
+        if one.of is not None or one.minus is not None:
+            yield (*key, "of"), "an artefact's table has columns and no conditions"
+        if one.readout is not None and one.readout not in ARTEFACT_COLUMNS:
+            message = f"expected a column of an artefact ({listed(ARTEFACT_COLUMNS)}), got '{one.readout}'"
+            yield (*key, "readout"), message + suggestion(one.readout, ARTEFACT_COLUMNS)
+        yield from _bounds(key, one, body)
+
+
+def _of_measured(body: SelectStageSpec, spec: Spec) -> Iterator[Fault]:
+    names = grid_names(spec)
+    axes = list(dict.fromkeys(axis for one in spec.conditions.values() for axis in one.grid))
+    for index, axis in enumerate(body.over):
+        if axis not in axes:
+            message = f"expected an axis of a grid in '{body.from_}' ({listed(axes)}), got '{axis}'"
+            yield ("over", index), message + suggestion(axis, axes)
+    scalar = scalar_columns(spec)
+    for key, one in _parts(body):
+        for field, name in (("of", one.of), ("minus", one.minus)):
+            if name is None:
+                continue
+            if name not in names:
+                message = f"expected a condition or grid of '{body.from_}' ({listed(names)}), got '{name}'"
+                yield (*key, field), message + suggestion(name, names)
+            elif not body.items and field == "of" and not _divided(spec, name, body.over):
+                message = f"expected a grid with the axes {listed(body.over)}, '{name}' has them not"
+                yield (*key, field), message
+        if one.readout is not None and one.readout not in scalar:
+            lists = one.readout in all_columns(spec)
+            message = f"expected a column with one number a trial ({listed(scalar)}), got '{one.readout}'"
+            yield (*key, "readout"), message + (" (a list)" if lists else suggestion(one.readout, scalar))
+        yield from _bounds(key, one, body)
+
+
+def _divided(spec: Spec, name: str, axes: Iterable[str]) -> bool:
+    cells = grid_cells(spec, name)
+    return all(set(axes) <= set(cell) for cell in cells) or not set(axes)
+
+
+def _parts(body: SelectStageSpec) -> Iterator[tuple[Key, CriterionSpec | ObjectiveSpec]]:
+    for field in ("where", "items"):
+        for index, one in enumerate(getattr(body, field)):
+            yield (field, index), one
+    for field in ("lowest", "highest"):
+        if getattr(body, field) is not None:
+            yield (field,), getattr(body, field)
+
+
+def _bounds(key: Key, one: CriterionSpec | ObjectiveSpec, body: SelectStageSpec) -> Iterator[Fault]:
+    if isinstance(one, ObjectiveSpec):
+        return
+    given = [bound for bound in BOUNDS if getattr(one, bound) is not None]
+    if len(given) != 1:
+        yield key, f"expected one bound ({listed(BOUNDS)}), got {listed(given) if given else 'none'}"
+    if (one.readout is None) == (one.axis is None):
+        yield key, "expected a readout (of a condition) or an axis"
+    if one.axis is not None and one.axis not in body.over:
+        yield (*key, "axis"), f"expected an axis that is chosen over ({listed(body.over)}), got '{one.axis}'"
+    for bound in given:
+        value = getattr(one, bound)
+        if isinstance(value, str) and not (one.axis is not None and _is_depth(value)):
+            yield (
+                (*key, bound),
+                f"expected a number{', or a depth such as 80%' if one.axis else ''}, got '{value}'",
+            )
+
+
+def _is_depth(word: str) -> bool:
+    return word.endswith("%") and word[:-1].replace(".", "", 1).isdigit()
+
+
+def _in_sample(stage: Given, before: Sequence[Given], folders: Sequence[Path]) -> str | None:
+    """The sentence on prompts that a stage shares with those that it rests on; None where it shares none."""
+    assert stage.spec is not None
+    mine = prompts_read(stage.spec, folders)
+    for other in _rests_on(stage, before):
+        if other.spec is None:
+            continue
+        shared = sorted(mine & prompts_read(other.spec, folders))
+        if shared:
+            what = "extracted from" if isinstance(other.body, ExtractStageSpec) else "chosen on"
+            named = ", ".join(f"'{identity}'" for _, identity in shared[:_SHOWN])
+            return (
+                f"it reads {len(shared)} prompts ({named}{', ...' if len(shared) > _SHOWN else ''}) that what it "
+                f"uses was {what} (stage '{other.name}')"
+            )
+    return None
+
+
+def _rests_on(stage: Given, before: Sequence[Given]) -> list[Given]:
+    """The earlier stages whose prompts went into what a stage uses: those of its choices and artefacts, and of
+    theirs. A choice of items counts only where it looked at what the stage is about."""
+    by_name = {one.name: one for one in before}
+    kept = getattr(stage.body, "items", None)
+    found: dict[str, Given] = {}
+    queue = [name for name in names_read(stage.body) if choice_named(kept) != name]
+    chosen = by_name.get(choice_named(kept) or "")
+    if chosen is not None and isinstance(chosen.body, SelectStageSpec) and stage.spec is not None:
+        if any(one.readout == stage.spec.contrasts.primary for one in chosen.body.items):
+            queue.append(chosen.name)
+    while queue:
+        one = by_name.get(queue.pop())
+        if one is None or one.name in found:
+            continue
+        found[one.name] = one
+        read = names_read(one.body)
+        items = choice_named(getattr(one.body, "items", None) or "") if not _selects(one) else None
+        queue += [name for name in read if name != items]
+    return list(found.values())
+
+
+def _selects(stage: Given) -> bool:
+    return isinstance(stage.body, SelectStageSpec)
+
+
+def prompts_read(spec: Spec, folders: Sequence[Path]) -> set[tuple[str, str]]:
+    """(bank, id) of every prompt that the conditions of a stage may read. Empty where the banks cannot be
+    read, which is told by itself."""
+    try:
+        pools = choose(spec.prompts, read_banks(spec.prompts, folders))
+    except ConfigurationError:
+        return set()
+    found: set[tuple[str, str]] = set()
+    for part in {part for body in spec.conditions.values() for part in body.prompt.split("+")}:
+        name = part.removeprefix("donor:")
+        role = spec.prompts.roles.get(name)
+        side = getattr(role, "of", None) or name
+        if side == "target" or (side == "donor" and spec.prompts.kind == "items"):
+            bank, pool = spec.prompts.targets.bank, pools.targets
+        elif side == "donor":
+            bank, pool = getattr(spec.prompts.donors, "bank", ""), pools.donors
+        else:
+            bank, pool = getattr(role, "bank", None) or "", pools.roles.get(name, ())
+        found |= {(bank, prompt.id) for prompt in pool}
+    return found

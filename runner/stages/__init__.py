@@ -1,0 +1,1 @@
+"""Carrying out the stages of an experiment: measure, extract, select."""

@@ -1,0 +1,125 @@
+"""The course of a run: each stage in its order, as soon as everything that it rests on is known."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from runner.config.artefact_files import ArtefactError
+from runner.config.check import Experiment, Stage, check_again
+from runner.config.choice_words import choice_named
+from runner.config.errors import ConfigurationError, Problem
+from runner.config.resolve import resolve
+from runner.config.stage_spec import ExtractStageSpec, MeasureStageSpec, SelectStageSpec
+from runner.prepare import Prepared, prepare
+from runner.stages.extract import NothingToExtract, combine_stage, extract_stage
+from runner.stages.measure import announce, measure_stage
+from runner.stages.run import StagedRun
+from runner.stages.select import select_stage
+
+DONE, LEFT_OUT, RUNNING = "done", "left_out", "running"
+
+
+def prepare_first(experiment: Experiment, config_dir: Path | None) -> Prepared:
+    """Load the model and the first stage that has prompts, before a folder is made for the run. Raises as
+    `prepare` does."""
+    return prepare(resolve(experiment.specs[0]), config_dir)
+
+
+def run_stages(experiment: Experiment, run: StagedRun, first: Prepared) -> None:
+    """Carry out every stage. A stage that needs an empty choice, or a stage that was left out, is left out
+    and said so. first: the first stage that has prompts, prepared."""
+    for stage in experiment.stages:
+        why = _left_out(stage, run)
+        if why is not None:
+            run.sections[stage.name] = _section(stage, LEFT_OUT) | {"reason": why}
+            run.speaker.say(f"stage {stage.name} is left out: {why}", "yellow")
+            run.changed()
+            continue
+        body = stage.body
+        if isinstance(body, SelectStageSpec):
+            run.sections[stage.name] = _section(stage, DONE)
+            run.known = run.known.and_choice(select_stage(run, stage.name, body, first.design.model.layers))
+            run.sections[stage.name] |= {"sentence": run.known.choices[stage.name].sentence}
+        elif isinstance(body, ExtractStageSpec):
+            _extract(stage, body, run, first)
+        else:
+            _measure(stage, body, run, first, fresh=stage.spec is experiment.specs[0])
+        run.changed()
+
+
+def _measure(
+    stage: Stage, body: MeasureStageSpec | None, run: StagedRun, first: Prepared, *, fresh: bool
+) -> None:
+    if body is None or (fresh and not stage.needs):
+        prepared = first
+    else:
+        prepared = _prepared(stage, body, run)
+    if prepared.kept is not None and not prepared.items:
+        run.sections[stage.name] = _section(stage, LEFT_OUT) | {"reason": "none of its items was kept"}
+        return
+    announce(run, stage.name, prepared, _section(stage, RUNNING) | _kept(prepared, body))
+    run.tables[stage.name] = measure_stage(run, stage.name, prepared)
+    run.sections[stage.name]["status"] = DONE
+
+
+def _extract(stage: Stage, body: ExtractStageSpec, run: StagedRun, first: Prepared) -> None:
+    run.speaker.say(f"stage {stage.name}: extract", "bold")
+    run.sections[stage.name] = _section(stage, RUNNING)
+    try:
+        if body.from_ is not None:
+            assert body.heads is not None
+            source = run.known.artefacts[body.from_.removeprefix("artefact:")]
+            heads = run.known.choices[choice_named(body.heads) or ""]
+            spec = stage.spec
+            assert spec is not None
+            artefact = combine_stage(run, stage.name, body, source, heads, spec, first.backend)
+        else:
+            artefact = extract_stage(run, stage.name, body, _prepared(stage, body, run))
+    except NothingToExtract as error:
+        run.sections[stage.name] = _section(stage, LEFT_OUT) | {"reason": str(error)}
+        run.speaker.say(f"stage {stage.name} is left out: {error}", "yellow")
+        return
+    except ArtefactError as error:
+        raise ConfigurationError([Problem("stages", f"stages.{stage.name}", str(error))]) from error
+    run.known = run.known.and_artefact(artefact)
+    run.sections[stage.name]["status"] = DONE
+
+
+def _prepared(stage: Stage, body: MeasureStageSpec | ExtractStageSpec, run: StagedRun) -> Prepared:
+    """A stage with what is known by now in the place of what stood in for it."""
+    spec = check_again(run.composed, stage, run.known)
+    name = None if body.items is None else choice_named(body.items)
+    keep = None if name is None else run.known.choices[name].items
+    return prepare(resolve(spec), run.config_dir, keep=keep)
+
+
+def _left_out(stage: Stage, run: StagedRun) -> str | None:
+    """Why a stage cannot run: what it needs was left out, or is a choice of nothing."""
+    for name in stage.needs:
+        section = run.sections.get(name)
+        if section is not None and section["status"] == LEFT_OUT:
+            return f"it needs '{name}', which was left out"
+        chosen = run.known.choices.get(name)
+        if chosen is not None and chosen.empty:
+            return f"'{name}' has chosen nothing"
+    return None
+
+
+def _section(stage: Stage, status: str) -> dict[str, Any]:
+    question = "" if stage.body is None else stage.body.question
+    return {
+        "kind": stage.kind,
+        "status": status,
+        "reason": None,
+        "question": question,
+        "in_sample": stage.in_sample,
+        "needs": list(stage.needs),
+    }
+
+
+def _kept(prepared: Prepared, body: MeasureStageSpec | None) -> dict[str, Any]:
+    """How many items a choice has kept."""
+    if prepared.kept is None or body is None:
+        return {}
+    return {"kept": {"choice": body.items, "items": len(prepared.items), "of": prepared.kept}}
