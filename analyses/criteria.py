@@ -67,7 +67,7 @@ class Criterion:
     @property
     def words(self) -> str:
         """ "kl of ablate at most 0.1"."""
-        subject = self.axis if self.metric is None else self.metric.words
+        subject = str(self.axis).rpartition(".")[2] if self.metric is None else self.metric.words
         limit = self.limit if isinstance(self.limit, str) else f"{self.limit:g}"
         return f"{subject} {_BOUNDS[self.bound]} {limit}"
 

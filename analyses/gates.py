@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from analyses import design_gates, identical, write_gates
+from analyses import confounds, design_gates, identical, stage_gates, write_gates
 from analyses.gate import EVERY, VERDICTS, Gate
 from analyses.receipts import receipts
 
@@ -21,13 +21,16 @@ def result_gates(trials: pd.DataFrame, manifest: Mapping[str, Any]) -> list[Gate
 
     `inert`, `shadowed`, `partial`, `keys_ahead`, `expect` judge the writes; `identical` the outcomes;
     `no_valid_trials`, `failed`, `valid_rate`, `fewer_items`, `reused_items`, `unequal_n`, `undefined`,
-    `one_sided`, `sampler`, `path`, `round_trip`, `batch_shapes` the design. `reach`, `tautology` and
-    `feature_value` are the plan's.
+    `one_sided`, `sampler`, `path`, `round_trip`, `batch_shapes`, `confounded`, `in_sample` the design.
+    `reach`, `tautology` and `feature_value` are the plan's. Of a run with stages each has its own;
+    `empty_selection` is the whole run's (`stage_gates.empty_selections`).
     """
     found = [
         *write_gates.write_gates(receipts(trials, manifest), trials, manifest),
         *identical.identical_gates(trials, manifest),
         *design_gates.design_gates(trials, manifest),
+        *confounds.confounded_gates(manifest),
+        *stage_gates.in_sample_gates(manifest),
     ]
     return _sorted(found)
 

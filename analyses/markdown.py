@@ -5,33 +5,90 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from analyses.finding_tables import (
+    HEAD,
+    artefact_sentences,
+    choice_sentences,
+    finding_row,
+    left_out_sentences,
+    span_told,
+    stage_head,
+)
+from analyses.folding import (
+    cell_of,
+    fold,
+    fold_contrasts,
+    fold_gates,
+    fold_receipts,
+    large_grids,
+    without_cells,
+)
 from analyses.published import ONE_TEXT
 from analyses.tables import SCORES
 from analyses.wording import bare_p, count, figure, in_column, p_value, plural, small, together
 
 
 def to_markdown(summary: Mapping[str, Any]) -> str:
-    """The summary as Markdown; every figure comes from the mapping that `summarise` returns."""
+    """The summary as Markdown; every figure comes from the mapping that `summarise` returns. Of a run with
+    stages the findings and choices come first, then each stage."""
     experiment = summary["experiment"]
     unfinished = f" ({summary['unfinished']})" if summary["unfinished"] else ""
     lines = [f"# {experiment.get('name', 'experiment')}{unfinished}", ""]
     if experiment.get("question"):
         lines += [str(experiment["question"]), ""]
     lines += [_about(summary), ""]
-    lines += ["## Gates", "", *_gates(summary), ""]
-    if summary["checks"]:
-        lines += ["## Checks", "", *_checks(summary), ""]
-    lines += ["## What each condition does", "", *_words(summary), ""]
-    lines += ["## Results by condition", "", *_results(summary), ""]
-    lines += ["## Contrasts", "", *_contrasts(summary), ""]
-    if summary["trends"]:
-        lines += ["## Trends", "", *_trends(summary), ""]
-    if summary["repeats"]:
-        lines += ["## By repeat", "", *_repeats(summary), ""]
-    lines += ["## Receipts", "", *_receipts(summary), ""]
-    if summary["published"] is not None:
-        lines += ["## As published", "", *_published(summary["published"]), ""]
+    if summary.get("findings"):
+        lines += ["## Findings", "", *_findings(summary["findings"]), ""]
+    if "stages" in summary:
+        lines += _of_stages(summary)
+    else:
+        lines += ["## Gates", "", *_gates(summary), ""]
+        lines += _measured(summary, "##")
     return "\n".join(lines).rstrip() + "\n"
+
+
+def _measured(summary: Mapping[str, Any], mark: str) -> list[str]:
+    """What a flat run or a stage measured, section by section; mark: of the headings."""
+    lines = []
+    if summary["checks"]:
+        lines += [f"{mark} Checks", "", *_checks(summary), ""]
+    lines += [f"{mark} What each condition does", "", *_words(summary), ""]
+    lines += [f"{mark} Results by condition", "", *_results(summary), ""]
+    lines += [f"{mark} Contrasts", "", *_contrasts(summary, mark), ""]
+    if summary["trends"]:
+        lines += [f"{mark} Trends", "", *_trends(summary), ""]
+    if summary["repeats"]:
+        lines += [f"{mark} By repeat", "", *_repeats(summary), ""]
+    lines += [f"{mark} Receipts", "", *_receipts(summary), ""]
+    if summary["published"] is not None:
+        lines += [f"{mark} As published", "", *_published(summary["published"]), ""]
+    return lines
+
+
+def _of_stages(summary: Mapping[str, Any]) -> list[str]:
+    lines = []
+    gone = left_out_sentences(summary)
+    if summary["choices"] or gone:
+        chosen = [f"- `{name}`: {sentence}" for name, sentence in choice_sentences(summary)]
+        about = "Every candidate with its figures is in `choices/`." if chosen else ""
+        lines += ["## Choices", "", *chosen, *(f"- {sentence}" for sentence in gone), "", about, ""]
+    if summary["artefacts"]:
+        told = [f"- `{name}`: {sentence}" for name, sentence in artefact_sentences(summary)]
+        lines += ["## Artefacts", "", *told, ""]
+    lines += ["## Gates", "", *_gates(summary), ""]
+    for name, stage in summary["stages"].items():
+        lines += [f"## Stage {stage_head(name, stage)}", "", *_measured(stage, "###")]
+    return lines
+
+
+def _findings(found: Sequence[Mapping[str, Any]]) -> list[str]:
+    about = (
+        "Shares have Wilson's interval, differences of shares Newcombe's, with the effective n where trials "
+        "share prompts; other figures the clustered t interval. Differences of shares are tested by "
+        "McNemar's exact test, others by the clustered t test; Holm corrects over all findings."
+    )
+    rows = [finding_row(each) for each in found]
+    return [*_table(list(HEAD), rows), "", *(f"- {each['sentence']}" for each in found), "", about]
 
 
 def _about(summary: Mapping[str, Any]) -> str:
@@ -40,12 +97,14 @@ def _about(summary: Mapping[str, Any]) -> str:
     parts = [f"{plural(counts['rows'], 'trial')}: {ended or 'none ended'}"]
     if counts.get("reused"):
         parts.append(f"{count(counts['reused'])} reused from earlier runs")
-    if "distinct_donors" in prompts:
+    if prompts.get("distinct_donors"):
         parts.append(
             f"{plural(prompts['distinct_donors'], 'distinct donor')}, "
             f"{plural(prompts['distinct_targets'], 'distinct target')}, "
             f"{plural(prompts.get('distinct_pairs', 0), 'distinct pair')}"
         )
+    elif prompts.get("distinct_targets"):
+        parts.append(plural(prompts["distinct_targets"], "distinct target"))
     if summary["dtype"]:
         parts.append(f"computed in {summary['dtype']}")
     if summary["status"] not in (None, "done", "finished", "complete"):
@@ -56,7 +115,14 @@ def _about(summary: Mapping[str, Any]) -> str:
 def _gates(summary: Mapping[str, Any]) -> list[str]:
     if not summary["gates"]:
         return ["No gate has anything to say."]
-    return [f"- **{gate['verdict']}** ({gate['gate']}): {gate['sentence']}" for gate in summary["gates"]]
+    return [
+        f"- **{gate['verdict']}** ({gate['gate']}{_stage(gate)}): {gate['sentence']}"
+        for gate in fold_gates(summary["gates"])
+    ]
+
+
+def _stage(gate: Mapping[str, Any]) -> str:
+    return f", stage {gate['stage']}" if gate.get("stage") else ""
 
 
 def _checks(summary: Mapping[str, Any]) -> list[str]:
@@ -70,7 +136,11 @@ def _checks(summary: Mapping[str, Any]) -> list[str]:
 
 def _words(summary: Mapping[str, Any]) -> list[str]:
     lines = []
-    for name, condition in summary["conditions"].items():
+    for grid, cells in large_grids(list(summary["conditions"])).items():
+        first = summary["conditions"][cells[0]]
+        words = " ".join(first["words"]) or "No description was recorded."
+        lines.append(f"- `{grid}`, {plural(len(cells), 'cell')}; the first, {cell_of(cells[0])}: {words}")
+    for name, condition in without_cells(summary["conditions"]).items():
         label = "" if condition["label"] == name else f" ({condition['label']})"
         words = " ".join(condition["words"]) or "No description was recorded."
         lines.append(f"- `{name}`{label}: {words}")
@@ -92,8 +162,9 @@ def _results(summary: Mapping[str, Any]) -> list[str]:
         *apart,
     ]
     rows = []
-    beside = {name: in_column(means(summary, name)) for name in apart}
-    for place, (name, condition) in enumerate(summary["conditions"].items()):
+    single = without_cells(summary["conditions"])
+    beside = {name: in_column(means({"conditions": single}, name)) for name in apart}
+    for place, (name, condition) in enumerate(single.items()):
         found = condition["readouts"].get(primary, {})
         told = together(*(found.get(key) for key in ("mean", "sd", "median", "minimum", "maximum")))
         rows.append(
@@ -116,11 +187,34 @@ def _results(summary: Mapping[str, Any]) -> list[str]:
     )
     notes = [
         f"- `{name}`, {column}: {found['note']}."
-        for name, condition in summary["conditions"].items()
+        for name, condition in single.items()
         for column, found in condition["readouts"].items()
         if found["note"]
     ]
-    return [*_table(head, rows), "", about, *(["", *notes] if notes else [])]
+    grids = _grids(summary)
+    table = [*_table(head, rows), ""] if rows else []
+    return [*grids, *table, about, *(["", *notes] if notes else [])]
+
+
+def _grids(summary: Mapping[str, Any]) -> list[str]:
+    """Each large grid as a whole, by every readout."""
+    head = ["grid", "cells", "n of a cell", "readout", "mean", "lowest cell", "highest cell"]
+    rows = []
+    for readout in (summary["primary"], *others(summary)):
+        for grid in fold(summary["conditions"], readout):
+            if grid.mean is not None:
+                ends = (span_told(grid.lowest), span_told(grid.highest))
+                sizes = (count(len(grid.cells)), span(grid.n))
+                rows.append([f"`{grid.name}`", *sizes, readout, figure(grid.mean), *ends])
+    if not rows:
+        return []
+    return [*_table(head, rows), "", "Every cell is in `trials.parquet` and `summary.json`.", ""]
+
+
+def span(numbers: tuple[int, int]) -> str:
+    """ "40", or "38 to 40"."""
+    fewest, most = map(count, numbers)
+    return fewest if fewest == most else f"{fewest} to {most}"
 
 
 def others(summary: Mapping[str, Any]) -> list[str]:
@@ -134,12 +228,13 @@ def means(summary: Mapping[str, Any], readout: str) -> list[float | None]:
     return [each["readouts"].get(readout, {}).get("mean") for each in summary["conditions"].values()]
 
 
-def _contrasts(summary: Mapping[str, Any]) -> list[str]:
+def _contrasts(summary: Mapping[str, Any], mark: str) -> list[str]:
     if not summary["contrasts"]:
         return ["None was declared."]
     head = ["contrast", "n", "difference", "95% CI", "p", "p (Holm)", "d_z (ddof 1)", "effective n", "df"]
     rows = []
-    for each in summary["contrasts"]:
+    single, of_grids = fold_contrasts(summary)
+    for each in single:
         tost = each["equivalence"]
         difference, low, high = together(each["difference"], each["ci_low"], each["ci_high"])
         rows.append(
@@ -163,14 +258,15 @@ def _contrasts(summary: Mapping[str, Any]) -> list[str]:
         "it is that of the equivalence test. Cohen's d is d_z, mean / sd of the paired differences with "
         "ddof 1."
     )
-    sentences = [f"- {with_note(each)}" for each in summary["contrasts"]]
-    adjusted = [each for each in summary["contrasts"] if each.get("adjusted")]
+    sentences = [f"- {sentence}" for sentence in (*map(with_note, single), *of_grids)]
+    adjusted = [each for each in single if each.get("adjusted")]
+    table = [*_table(head, rows), ""] if rows else []
     if adjusted:
-        return [*sentences, "", *_table(head, rows), "", about, "", *_adjusted(adjusted)]
-    return [*sentences, "", *_table(head, rows), "", about]
+        return [*sentences, "", *table, about, "", *_adjusted(adjusted, mark)]
+    return [*sentences, "", *table, about]
 
 
-def _adjusted(contrasts: Sequence[Mapping[str, Any]]) -> list[str]:
+def _adjusted(contrasts: Sequence[Mapping[str, Any]], mark: str) -> list[str]:
     head = ["contrast", "covariate: mean gap, slope", "difference", "adjusted", "95% CI", "p", "p (Holm)"]
     rows = []
     for each in contrasts:
@@ -196,7 +292,7 @@ def _adjusted(contrasts: Sequence[Mapping[str, Any]]) -> list[str]:
         "others. Holm corrects over the adjusted differences, apart."
     )
     return [
-        "### Adjusted",
+        f"{mark}# Adjusted",
         "",
         *(f"- {c['adjusted']['sentence']}" for c in contrasts),
         "",
@@ -263,9 +359,11 @@ def _receipts(summary: Mapping[str, Any]) -> list[str]:
         "relative change",
     ]
     rows = []
-    for each in summary["receipts"]:
+    for each in fold_receipts(summary["receipts"]):
         change = each["relative_change"]
-        if change is None and each["logit_change"] is not None:
+        if isinstance(change, str):
+            measured = change
+        elif change is None and each["logit_change"] is not None:
             measured = f"{small(each['logit_change'])} (logits)"
         else:
             measured = small(change)

@@ -42,8 +42,11 @@ class Paired:
         return self.first - self.second
 
     def test(self, confidence: float = 0.95) -> ClusteredMean:
-        """The cluster-robust test of the differences."""
-        return clustered_mean(self.difference, donor=self.donors, target=self.target, confidence=confidence)
+        """The cluster-robust test of the differences. Prompts without donors have no clusters of them."""
+        donors = {name: labels for name, labels in self.donors.items() if labels.notna().any()}
+        return clustered_mean(
+            self.difference, donor=donors or None, target=self.target, confidence=confidence
+        )
 
 
 def pair(

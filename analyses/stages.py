@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from analyses.columns import GRID, RECEIPTS, STRUCTURE
+from analyses.columns import GRID, NUMBER, RECEIPTS, STRUCTURE
 from analyses.tables import Run
 
 MEASURE, SELECT, EXTRACT = "measure", "select", "extract"
@@ -41,7 +41,8 @@ def flat_name(manifest: Mapping[str, Any]) -> str:
 
 def stage_runs(run: Run) -> dict[str, Run]:
     """A run for each measuring stage that has trials, in the manifest's order: its rows, and its manifest
-    section laid over that of the run. Columns that are null in all its rows and belong to other stages
+    section laid over that of the run. A stage that compares nothing, and so names no primary readout that it
+    has, takes its first column of one number as that. Columns that are null in all its rows and belong to other stages
     (their readouts, writes or axes) are dropped. A flat run is its one stage, as it is.
     """
     if not staged(run.manifest):
@@ -58,6 +59,7 @@ def stage_runs(run: Run) -> dict[str, Run]:
         own = {"question": section.get("question") or "", **(section.get("experiment") or {})}
         manifest["experiment"] = experiment | own | {"stage": name}
         manifest.setdefault("plan_gates", [])
+        manifest["contrasts"] = _with_primary(section)
         others = {column for other, its in measured.items() if other != name for column in _columns(its)}
         foreign = [
             column
@@ -68,6 +70,19 @@ def stage_runs(run: Run) -> dict[str, Run]:
         ]
         found[name] = Run(rows.drop(columns=foreign).reset_index(drop=True), manifest, run.folder)
     return found
+
+
+def _with_primary(section: Mapping[str, Any]) -> dict[str, Any]:
+    contrasts = dict(section.get("contrasts") or {})
+    columns = {
+        column: held
+        for readout in (section.get("readout") or {}).values()
+        for column, held in readout["columns"].items()
+    }
+    first = next((column for column, held in columns.items() if held == NUMBER), None)
+    if contrasts.get("primary", "score") not in columns and first is not None:
+        contrasts["primary"] = first
+    return contrasts
 
 
 def _columns(section: Mapping[str, Any]) -> set[str]:

@@ -15,11 +15,14 @@ import pandas as pd
 
 from analyses.checks import checks
 from analyses.contrasts import Contrast, contrasts, naive_against_baseline, naive_between_arms
+from analyses.findings import findings
 from analyses.gates import all_gates
 from analyses.markdown import to_markdown
 from analyses.published import published_rows
 from analyses.receipts import Receipt, receipts
 from analyses.repeats import by_repeat
+from analyses.staged_summary import of_stages, plain_finding
+from analyses.stages import stage_runs, staged
 from analyses.statistics import describe
 from analyses.tables import SCORES, Run, conditions_of, ok_rows, value_columns
 from analyses.trends import trends
@@ -34,12 +37,43 @@ def summarise(run: Run) -> Summary:
     `conditions` maps each name to its counts, words and one description per readout; `contrasts`, `checks`,
     `trends`, `repeats`, `gates` and `receipts` are lists; `published` is null or the block with the figures
     of this run computed the same way; `unfinished` is null or one sentence on the trials that have not ended.
+    `findings` are there where the experiment declares any. A run with stages has besides what
+    `staged_summary.of_stages` says, with a summary of this form for each stage.
     """
+    if not staged(run.manifest):
+        summary = _of_one(run)
+        if run.manifest.get("findings"):
+            summary["findings"] = [plain_finding(each) for each in findings(run)]
+    else:
+        stages = {name: _of_one(each) for name, each in stage_runs(run).items()}
+        summary = _of_the_run(run) | of_stages(run, stages)
+    plain = _plain(summary)
+    assert isinstance(plain, dict)
+    return plain
+
+
+def _of_the_run(run: Run) -> Summary:
+    """What a summary says of the run as a whole."""
+    trials, manifest = run.trials, run.manifest
+    return {
+        "experiment": dict(manifest.get("experiment", {})),
+        "status": manifest.get("status"),
+        "unfinished": _unfinished(trials, manifest),
+        "model": manifest.get("model"),
+        "dtype": manifest.get("dtype"),
+        "published": None,
+        "prompts": _prompts(trials, manifest),
+        "counts": _counts(trials, manifest),
+    }
+
+
+def _of_one(run: Run) -> Summary:
+    """The summary of a flat run, or of one stage."""
     trials, manifest = run.trials, run.manifest
     experiment = manifest.get("experiment", {})
     found = contrasts(trials, manifest)
     options = manifest.get("contrasts", {})
-    summary = {
+    return {
         "experiment": dict(experiment),
         "status": manifest.get("status"),
         "unfinished": _unfinished(trials, manifest),
@@ -59,9 +93,6 @@ def summarise(run: Run) -> Summary:
         "prompts": _prompts(trials, manifest),
         "counts": _counts(trials, manifest),
     }
-    plain = _plain(summary)
-    assert isinstance(plain, dict)
-    return plain
 
 
 def write_summary(run: Run) -> Summary:

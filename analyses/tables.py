@@ -10,6 +10,7 @@ from typing import Any
 
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from analyses.columns import GRID, NUMBER, NUMBERS, RECEIPTS, STRUCTURE
@@ -118,19 +119,36 @@ def _read_parquet(path: Path) -> pa.Table:
 
 
 def _so_far(folder: Path, plan: Path, manifest: Mapping[str, Any]) -> pd.DataFrame:
-    """The plan joined with what its segments hold: a trial without a result is pending."""
+    """The plan joined, stage by stage, with what its segments hold: a trial without a result is pending."""
     results: dict[str, dict[str, Any]] = {}
     for segment in sorted((folder / "segments").glob("*.jsonl")):
         for result in _read_segment(segment):
             # A failed trial gives way to a later result.
             if result["key"] not in results or result["status"] != "failed":
                 results[result["key"]] = result
+    whole = _read_parquet(plan)
+    parts: Mapping[str, Mapping[str, Any]] = manifest.get("stages") or {}
+    if not parts:
+        return _joined(whole, manifest, results)
+    apart = [
+        _joined(whole.filter(pc.equal(whole["stage"], name)), section, results)
+        for name, section in parts.items()
+        if section.get("conditions")
+    ]
+    joined: pd.DataFrame = pd.concat(apart, ignore_index=True)
+    return joined
+
+
+def _joined(
+    plan: pa.Table, section: Mapping[str, Any], results: Mapping[str, Mapping[str, Any]]
+) -> pd.DataFrame:
+    """The plan of a stage with its results. section: what the manifest says of the stage."""
     orders = {
-        name: condition.get("receipt_order", ()) for name, condition in manifest.get("conditions", {}).items()
+        name: condition.get("receipt_order", ()) for name, condition in section.get("conditions", {}).items()
     }
-    joined: pd.DataFrame = join(
-        _read_parquet(plan), results.values(), orders, _readout_columns(manifest, results.values())
-    ).to_pandas()
+    keys = set(plan["key"].to_pylist())
+    mine = [result for key, result in results.items() if key in keys]
+    joined: pd.DataFrame = join(plan, mine, orders, _readout_columns(section, mine)).to_pandas()
     return joined
 
 

@@ -11,7 +11,17 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from analyses.markdown import means, others, percent, repeat_cell, with_note
+from analyses.finding_tables import (
+    HEAD,
+    artefact_sentences,
+    choice_sentences,
+    finding_row,
+    left_out_sentences,
+    span_told,
+    stage_head,
+)
+from analyses.folding import fold, fold_contrasts, fold_gates, without_cells
+from analyses.markdown import means, others, percent, repeat_cell, span, with_note
 from analyses.wording import bare_p, count, figure, in_column, plural, small, together
 
 WIDTH = 110
@@ -29,36 +39,81 @@ _STYLES = {"fail": "bold red", "warn": "yellow", "expected": "dim", "pass": "gre
 
 
 def print_summary(console: Console, summary: Mapping[str, Any]) -> None:
-    """Print conditions, contrasts, checks and gates of a summary; no line is wider than 110 columns or the
-    terminal. What is left to `summary.md`: the sentences of checks that are met, and of more than two
-    expected gates."""
+    """Print findings, choices, conditions, contrasts, checks and gates of a summary; no line is wider than
+    110 columns or the terminal. What is left to `summary.md`: the sentences of checks that are met, and of
+    more than two expected gates. A large grid is one row, with its lowest and its highest cell."""
     width = min(WIDTH, console.width)
     if summary["unfinished"]:
         name = summary["experiment"].get("name", "This run")
         console.print(Text(f"{name}: {summary['unfinished']}", style=_STYLES["fail"]), width=width)
+    if summary.get("findings"):
+        _print_findings(console, summary["findings"], width)
+    if "stages" in summary:
+        for name, sentence in (*choice_sentences(summary), *artefact_sentences(summary)):
+            console.print(Text(f"{name}: ", style="bold").append(sentence, style="not bold"), width=width)
+        for sentence in left_out_sentences(summary):
+            console.print(Text(sentence, style=_STYLES["warn"]), width=width)
+        for name, stage in summary["stages"].items():
+            console.print(Text(f"\nstage {stage_head(name, stage)}", style="bold"), width=width)
+            _print_measured(console, stage, width)
+    else:
+        _print_measured(console, summary, width)
+    for verdict, sentence in _gates(fold_gates(summary["gates"])):
+        console.print(_judged(verdict, sentence, _STYLES), width=width)
+
+
+def _print_findings(console: Console, findings: Sequence[Mapping[str, Any]], width: int) -> None:
+    """The findings as a table, and below it the sentences of those that a row does not tell whole."""
+    wide = width >= _WIDE
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), title="findings", title_justify="left")
+    for place, head in enumerate(HEAD):
+        if wide or head != "p (Holm)":
+            right = head in ("n", "p (Holm)")
+            table.add_column(head, overflow="fold", justify="right" if right else "left", no_wrap=place > 1)
+    for each in findings:
+        row = finding_row(each)
+        table.add_row(
+            *(Text(cell) for head, cell in zip(HEAD, row, strict=True) if wide or head != "p (Holm)")
+        )
+    console.print(table, width=width)
+    for each in findings:
+        if each["note"] or each["fixed"] or each["by"] or each["in_sample"] or each["value"] is None:
+            console.print(Text(each["sentence"]), width=width)
+
+
+def _print_measured(console: Console, summary: Mapping[str, Any], width: int) -> None:
+    """What a flat run or a stage measured, without its gates."""
     # A table that does not fit loses its last columns without a word.
     beside = others(summary)
     fit = _MOST_APART if width >= _WIDE else 0
-    console.print(_conditions(summary, beside[:fit], main=True), width=width)
-    for start in range(fit, len(beside), _MOST_APART):
-        console.print(_conditions(summary, beside[start : start + _MOST_APART], main=False), width=width)
-    if summary["contrasts"]:
-        console.print(_contrasts(summary), width=width)
-    for start in range(0, len(summary["repeats"]), _SIDE_BY_SIDE):
-        console.print(_repeats(summary["repeats"][start : start + _SIDE_BY_SIDE]), width=width)
-    for each in summary["contrasts"]:
+    grids = _grids(summary)
+    if grids is not None:
+        console.print(grids, width=width)
+    single = {**summary, "conditions": without_cells(summary["conditions"])}
+    if single["conditions"]:
+        console.print(_conditions(single, beside[:fit], main=True), width=width)
+        for start in range(fit, len(beside), _MOST_APART):
+            console.print(_conditions(single, beside[start : start + _MOST_APART], main=False), width=width)
+    contrasts, of_grids = fold_contrasts(summary)
+    if contrasts:
+        console.print(_contrasts(contrasts), width=width)
+    told = {(each["condition"], each["against"]) for each in contrasts}
+    repeats = [each for each in summary["repeats"] if (each["condition"], each["against"]) in told]
+    for start in range(0, len(repeats), _SIDE_BY_SIDE):
+        console.print(_repeats(repeats[start : start + _SIDE_BY_SIDE]), width=width)
+    for each in contrasts:
         console.print(Text(with_note(each)), width=width)
         if each.get("adjusted"):
             console.print(Text(each["adjusted"]["sentence"]), width=width)
-    for each in (*summary["trends"], *summary["repeats"]):
+    for sentence in of_grids:
+        console.print(Text(sentence), width=width)
+    for each in (*summary["trends"], *repeats):
         console.print(Text(each["sentence"]), width=width)
     if summary["checks"]:
         console.print(_checks(summary["checks"], wide=width >= WIDTH), width=width)
     for each in summary["checks"]:
         if each["verdict"] != "met":
             console.print(_judged(each["verdict"], each["sentence"], _VERDICTS), width=width)
-    for verdict, sentence in _gates(summary["gates"]):
-        console.print(_judged(verdict, sentence, _STYLES), width=width)
 
 
 def _judged(verdict: str, sentence: str, styles: Mapping[str, str]) -> Text:
@@ -72,7 +127,11 @@ def _gates(gates: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
     counted = [gate for gate in gates if gate["verdict"] == "expected" and gate["gate"] not in _ALWAYS]
     kinds = Counter(gate["gate"] for gate in counted)
     few = kinds.total() <= _MOST_EXPECTED
-    told = [(gate["verdict"], gate["sentence"]) for gate in gates if few or gate not in counted]
+    told = [
+        (gate["verdict"], f"{gate['stage']}: {gate['sentence']}" if gate.get("stage") else gate["sentence"])
+        for gate in gates
+        if few or gate not in counted
+    ]
     if few:
         return told
     which = ", ".join(f"{count(number)} {name}" for name, number in kinds.items())
@@ -144,12 +203,35 @@ def _told(name: str, label: str) -> str:
     return name if own in (name, name.removesuffix(cell)) else f"{name}: {own}"
 
 
-def _contrasts(summary: Mapping[str, Any]) -> Table:
+def _grids(summary: Mapping[str, Any]) -> Table | None:
+    """One row per large grid and readout; None where there is no such grid."""
+    rows = [
+        (readout, each)
+        for readout in (summary["primary"], *others(summary))
+        for each in fold(summary["conditions"], readout)
+        if each.mean is not None
+    ]
+    if not rows:
+        return None
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), title="grids", title_justify="left")
+    for head in ("grid", "cells", "n", "readout", "mean", "lowest cell", "highest cell"):
+        right = head in ("cells", "n", "mean")
+        whole = right or head == "readout"
+        table.add_column(head, overflow="fold", justify="right" if right else "left", no_wrap=whole)
+    for readout, each in rows:
+        table.add_row(
+            Text(each.name), count(len(each.cells)), span(each.n), _SHORT.get(readout, readout),
+            _short(each.mean, figure(each.mean)), Text(span_told(each.lowest)), Text(span_told(each.highest)),
+        )  # fmt: skip
+    return table
+
+
+def _contrasts(contrasts: Sequence[Mapping[str, Any]]) -> Table:
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), title="contrasts", title_justify="left")
     table.add_column("contrast", overflow="fold", min_width=14, max_width=46)
     for head in ("n", "diff", "95% CI", "p (Holm)", "d_z ddof 1", "eff. n", "df"):
         table.add_column(head, justify="right", no_wrap=True)
-    for each in summary["contrasts"]:
+    for each in contrasts:
         tost = each["equivalence"]
         difference, low, high = together(each["difference"], each["ci_low"], each["ci_high"])
         interval = "-" if each["ci_low"] is None else f"{low} to {high}"

@@ -15,7 +15,8 @@ __all__ = ["load", "run"]
 
 
 def run(overrides: Sequence[str], config_dir: str | Path | None = None) -> RunResult:
-    """Run one experiment, as `python -m runner OVERRIDES...` does, and return how it ended.
+    """Run one experiment, as `python -m runner OVERRIDES...` does, and return how it ended; of one that
+    sweeps the worst status, with the folder of the combined table.
 
     overrides: for instance ["+experiment=n300_kv_only", "limit=5"]. Raises ConfigurationError and
     BackendError.
@@ -24,12 +25,18 @@ def run(overrides: Sequence[str], config_dir: str | Path | None = None) -> RunRe
 
     from rich.console import Console
 
-    from runner.config.compose import compose
+    from runner.config.sweeps import plan_jobs
     from runner.job import run_job
+    from runner.sweep import run_sweep
 
     folder = None if config_dir is None else Path(config_dir)
     command = ["python", "-m", "runner", *overrides]
-    return run_job(compose(list(overrides), folder), Console(), command, folder)
+    sweep = plan_jobs(overrides, False, folder)
+    if sweep.declared:
+        return run_sweep(sweep, Console(), folder)
+    composed = sweep.jobs[0].composed
+    assert composed is not None
+    return run_job(composed, Console(), command, folder)
 
 
 def load(run: str | Path) -> Run:

@@ -24,6 +24,7 @@ patchbay: declarative interpretability experiments on language models
   python -m runner -m +experiment=NAME KEY=A,B,C         one run per value
   python -m runner list                                  experiments, interventions, models, prompts
   python -m runner show NAME                             an experiment: its YAML, and its conditions in words
+  python -m runner graph NAME [format=mermaid]           its stages, and what flows between them
   python -m runner try +experiment=NAME item=3           texts of one item in all conditions, at once
   python -m runner check model=NAME [suite=full]         identities that must hold, measured on a model
   python -m runner train-organism                        train the embedded model anew
@@ -134,16 +135,16 @@ def unknown_option(word: str) -> str:
 
 def experiment(line: Line, console: Console) -> int:
     """Run an experiment or a sweep."""
-    from runner.config.compose import compose, expand_sweep
+    from runner.config.check import check
+    from runner.config.sweeps import plan_jobs
 
-    jobs = expand_sweep(list(line.words)) if line.multirun else [list(line.words)]
-    if line.multirun:
+    sweep = plan_jobs(line.words, line.multirun, line.config_dir)
+    if sweep.declared:
         from runner.sweep import run_sweep
 
-        return run_sweep(jobs, console, line.config_dir)
-    from runner.config.check import check
-
-    composed = compose(jobs[0], line.config_dir)
+        return run_sweep(sweep, console, line.config_dir).status
+    composed = sweep.jobs[0].composed
+    assert composed is not None
     check(composed)  # a mistake is told before anything heavy is imported
     from runner.job import run_job
 
@@ -166,18 +167,46 @@ def _list(words: Sequence[str], console: Console) -> int:
 
 def _show(words: Sequence[str], console: Console) -> int:
     from runner.config.catalogue import show
+    from runner.config.compose import compose, config_folders, options
+    from runner.config.sweeps import show_sweep, swept_experiments
 
     line = take_apart(words)
     if not line.words:
         raise ConfigurationError([Problem("command line", "show", "expected the name of an experiment")])
-    console.print(show(line.words[0], list(line.words[1:]), line.config_dir), markup=False)
+    name, rest = line.words[0].removeprefix("+experiment="), line.words[1:]
+    lines: list[str] = []
+    if name in options("experiment", config_folders(line.config_dir)):
+        chosen = (f"+experiment={name}", *rest)
+        lines = show_sweep(chosen, line.config_dir)
+        composed = compose(chosen, line.config_dir)
+        if swept_experiments(composed):  # of its own it has no conditions to show
+            file = composed.files[-1]
+            lines = [str(file), "", file.read_text(encoding="utf-8").rstrip(), *lines]
+            console.print("\n".join(lines), markup=False)
+            return status.DONE
+    console.print("\n".join([show(name, list(rest), line.config_dir), *lines]), markup=False)
     return status.DONE
 
 
+def _graph(words: Sequence[str], console: Console) -> int:
+    from runner.graph import graph
+
+    line = take_apart(words)
+    return graph(line.words, line.config_dir, console)
+
+
 def _try(words: Sequence[str], console: Console) -> int:
+    from runner.config.compose import compose
+    from runner.config.errors import listed
+    from runner.config.sweeps import swept_experiments
     from runner.try_item import try_item
 
     line = take_apart(words)
+    chosen = [word for word in line.words if word.startswith("+experiment=")]
+    experiments = swept_experiments(compose(chosen, line.config_dir)) if chosen else ()
+    if experiments:
+        message = f"'{chosen[0]}' sweeps over experiments; expected one of them: {listed(experiments)}"
+        raise ConfigurationError([Problem("command line", "try", message)])
     return try_item(list(line.words), line.config_dir, console)
 
 
@@ -197,6 +226,7 @@ def _train(words: Sequence[str], console: Console) -> int:
 SUBCOMMANDS: dict[str, Callable[[Sequence[str], Console], int]] = {
     "list": _list,
     "show": _show,
+    "graph": _graph,
     "try": _try,
     "check": _check,
     "train-organism": _train,

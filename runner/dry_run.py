@@ -18,8 +18,11 @@ from analyses.power import minimal_detectable_effect
 from analyses.published import blocks, deltas
 from analyses.tables import TableError, load_run
 from runner import status
-from runner.config.resolve import Design
+from runner.config.check import Experiment
+from runner.config.known import MEASURE
+from runner.config.resolve import Design, resolve
 from runner.execute import passes
+from runner.graph import nodes_of, stands_in
 from runner.plan import Trial
 from runner.plan_gates import plan_gates
 from runner.prepare import Prepared, prepare
@@ -32,20 +35,45 @@ REASONS = 8  # why trials are invalid, the most frequent first
 ENOUGH = 30  # pairs from which a standard deviation is taken
 
 
-def dry_run(design: Design, console: Console, config_dir: Path | None, output_root: Path) -> int:
-    """Print what would run. Loads the model for a short timing probe; writes and downloads nothing.
+def dry_run(experiment: Experiment, console: Console, config_dir: Path | None, output_root: Path) -> int:
+    """Print what would run, stage by stage; what an earlier stage would choose or extract is stood in for.
+    Loads the model for a short timing probe; writes and downloads nothing.
 
     Raises BackendError where the weights are not here, ConfigurationError for banks.
     """
+    for stage, node in zip(experiment.stages, nodes_of(experiment), strict=True):
+        if experiment.staged:
+            console.rule(Text(f"stage {stage.name}: {stage.kind}", style="bold"), align="left")
+        if stage.spec is None or stage.kind != MEASURE:
+            console.print(Text(f"{node.what} -> {node.gives}"))
+            continue
+        note = stands_in(stage, experiment)
+        if note is not None:
+            console.print(note, style="dim")
+        _stage(resolve(stage.spec), console, config_dir, output_root, staged=experiment.staged)
+    return status.DONE
+
+
+def _stage(
+    design: Design, console: Console, config_dir: Path | None, output_root: Path, *, staged: bool
+) -> None:
+    """Print what a stage that measures would run."""
     prepared = prepare(design, config_dir, download=False)
     design, plan, pairing = prepared.design, prepared.plan, prepared.pairing
-    console.print(Text(f"{design.name}: {design.question}", style="bold"))
+    if not staged or design.question:
+        console.print(Text(f"{design.name}: {design.question}", style="bold"))
     for note in design.layer_notes:
         console.print(note, style="dim")
+    cells = Counter(condition.name.partition("[")[0] for condition in design.conditions)
+    told: set[str] = set()
     for condition in design.conditions:
-        console.print(
-            Text(f"\n{condition.name}", style="bold").append(f"  {condition.label}", style="not bold")
-        )
+        name = condition.name.partition("[")[0]
+        if staged and name in told:
+            continue  # the first cell of a grid stands for the others
+        told.add(name)
+        also = f"  (the first of {cells[name]:,} cells)" if staged and cells[name] > 1 else ""
+        title = Text(f"\n{condition.name}", style="bold").append(f"  {condition.label}", style="not bold")
+        console.print(title.append(also, style="dim"))
         for sentence in condition.words:
             console.print(Text(f"  {sentence}"))
     for gate in plan_gates(design, plan):
@@ -72,8 +100,8 @@ def dry_run(design: Design, console: Console, config_dir: Path | None, output_ro
         rest = invalid.total() - sum(count for _, count in invalid.most_common(REASONS))
         table.add_row("invalid", f"{rest:,}: {len(invalid) - REASONS} other reasons")
     console.print(table)
-    _print_detectable(prepared, console, output_root)
-    return status.DONE
+    if not staged:
+        _print_detectable(prepared, console, output_root)
 
 
 def _distinct(prepared: Prepared) -> str:

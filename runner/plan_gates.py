@@ -4,7 +4,7 @@ where they read nothing but what was written."""
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from backends.rowplan import RowPlan, plan_row
 from backends.writes import Write
@@ -192,9 +192,16 @@ def _states(readout: Readout, design: Design) -> str:
     """What a readout reads, a derived one by way of others."""
     if readout.derivation is None:
         return states_in_words(readout)
-    found = dict.fromkeys(leaf for leaf, _ in leaves(readout, design.measured))
-    states = _listed(list(dict.fromkeys(map(states_in_words, found))))
-    return f"{states} (by way of {_listed([leaf.name for leaf in found])})"
+    found = tuple(leaves(readout, design.measured))
+    states = dict.fromkeys(states_in_words(_at_layer(leaf, layer)) for leaf, layer in found)
+    names = dict.fromkeys(leaf.name for leaf, _ in found)
+    return f"{_listed(list(states))} (by way of {_listed(list(names))})"
+
+
+def _at_layer(readout: Readout, layer: int | None) -> Readout:
+    if layer is None or readout.probe is None:
+        return readout
+    return replace(readout, probe=replace(readout.probe, layers=(layer,)))
 
 
 _POSITIONS = "no position that is read depends on those written"

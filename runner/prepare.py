@@ -11,7 +11,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from analyses.join import PLAN_SCHEMA
-from backends.contract import Backend, BackendError
+from backends.contract import Backend, BackendError, ModelInfo
 from backends.hub import fetch
 from backends.probes.kinds import faults
 from backends.tokenizer import Tokenizer
@@ -20,7 +20,7 @@ from runner.config.errors import ConfigurationError, Problem
 from runner.config.known import ItemId
 from runner.config.readouts import Readout, ReadoutError, with_scope
 from runner.config.resolve import Condition, Design
-from runner.config.vectors import undefined_in
+from runner.config.vectors import foreign_in, undefined_in
 from runner.keys import Setting, canonical_probe
 from runner.model_source import load_backend, model_source
 from runner.plan import Plan, make_plan
@@ -72,7 +72,7 @@ def prepare(
         items = items[only_item : only_item + 1]
     design = with_sets(design, choose(design.prompts, banks), tokenizer)
     backend = load_backend(source, design)
-    refuse_undefined(design.conditions)
+    refuse_vectors(design.conditions, backend.info)
     check_writes(backend, design.conditions)
     info = backend.info
     design = replace(design, measured=scoped(design.measured, tokenizer))
@@ -93,14 +93,16 @@ def prepare(
     return Prepared(design, banks, tuple(items), pairing, tokenizer, backend, setting, plan, kept)
 
 
-def refuse_undefined(conditions: Sequence[Condition]) -> None:
-    """Raises ConfigurationError for a write whose vector is no direction, outside of a grid, whose other
-    cells can go on."""
-    problems = [
-        Problem("stages", f"conditions.{condition.name}", reason)
-        for condition in conditions
-        if not condition.grid and (reason := undefined_in(condition.writes)) is not None
-    ]
+def refuse_vectors(conditions: Sequence[Condition], info: ModelInfo) -> None:
+    """Raises ConfigurationError for a write whose vector is no direction, but for the cells of a grid, of
+    which the others can go on, and for one that was extracted from another model."""
+    problems = []
+    for condition in conditions:
+        reasons = [foreign_in(condition.writes, info.fingerprint, info.name)]
+        if not condition.grid:
+            reasons.append(undefined_in(condition.writes))
+        key = f"conditions.{condition.name}"
+        problems += [Problem("stages", key, reason) for reason in reasons if reason is not None]
     if problems:
         raise ConfigurationError(problems)
 

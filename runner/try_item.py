@@ -9,7 +9,7 @@ from rich.panel import Panel
 from rich.text import Text
 
 from runner import status
-from runner.config.check import check
+from runner.config.check import check_experiment
 from runner.config.compose import compose
 from runner.config.errors import ConfigurationError, Problem
 from runner.config.resolve import resolve
@@ -31,8 +31,11 @@ def try_item(words: list[str], config_dir: Path | None, console: Console) -> int
             raise ConfigurationError(
                 [Problem("command line", "item", f"expected a number from 0, got '{value}'")]
             )
-    spec = check(compose(overrides, config_dir))
-    design = resolve(spec)
+    checked = check_experiment(compose(overrides, config_dir))
+    if checked.staged and any(stage.needs for stage in checked.stages if stage.spec is checked.spec):
+        message = "expected a first stage that measures and needs no choice and no artefact"
+        raise ConfigurationError([Problem("command line", "try", message)])
+    design = resolve(checked.spec)
     if item >= design.n:
         raise ConfigurationError(
             [Problem("command line", "item", f"expected 0 to {design.n - 1}, got {item}")]

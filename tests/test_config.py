@@ -328,8 +328,10 @@ def test_stages_are_the_long_form_of_the_same_thing(tmp_path: Path) -> None:
         encoding="utf-8",
     )
     assert design("+experiment=staged", folder=tmp_path) == flat
+    told = faults("+experiment=staged", "stages.measure.kind=extrat", folder=tmp_path)
+    assert "stages.measure.kind: expected one of measure, extract, select, got 'extrat'; did you mean" in told
     told = faults("+experiment=staged", "stages.measure.kind=extract", folder=tmp_path)
-    assert "stages.measure.kind: expected measure, got 'extract'" in told
+    assert "stages.measure.conditions: unknown key; expected one of kind, question, prompts" in told
     assert len(told.splitlines()) == 1
     assert "at least one condition" not in faults("+experiment=staged", "stages.measure=3", folder=tmp_path)
     told = faults("+experiment=staged", "~stages.measure.conditions", folder=tmp_path)

@@ -74,7 +74,7 @@ def test_a_model_whose_heads_do_nothing_is_noticed(tmp_path):
     found = suite.run(TorchBackend(plant(tmp_path), CPU))
     noticed = {each.check.section for each in found if each.verdict == "violated"}
     assert "liveness" in noticed
-    assert noticed <= {"liveness", "composition", "cache", "values"}
+    assert noticed <= {"liveness", "composition", "cache", "values", "sources"}
     assert any("changes no logit" in each.sentence for each in found)
 
 

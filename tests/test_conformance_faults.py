@@ -246,6 +246,37 @@ def reversed_order(patch: pytest.MonkeyPatch) -> None:
         patch.setattr(module, "prompt_touches", backwards)
 
 
+def own_place_of_source(patch: pytest.MonkeyPatch) -> None:
+    """Positions of the source that are counted apart are forgotten: it is read where the target is written."""
+    import backends.rowplan as rowplan
+
+    planned = rowplan._plan_write
+
+    def plan(row, write, slots):
+        return planned(row, replace(write, source_positions=None), slots)
+
+    patch.setattr(rowplan, "_plan_write", plan)
+
+
+def own_layer_of_source(patch: pytest.MonkeyPatch) -> None:
+    """The layer that a source is read at is forgotten: it is read where it is written."""
+    import backends.rowplan as rowplan
+
+    patch.setattr(rowplan.WritePlan, "spot", lambda self, layer: (self.write.tensor, layer))
+
+
+def noise_at_positions(patch: pytest.MonkeyPatch) -> None:
+    """Noise in place of a vector is another one at each position."""
+    keys = edits.keys_at
+    patch.setattr(edits, "keys_at", lambda high, low, at: keys(high, low, torch.arange(len(at))))
+
+
+def noise_of_any_length(patch: pytest.MonkeyPatch) -> None:
+    """Noise in place of a vector is not as long as that."""
+    scaled = touches.scaled_noise
+    patch.setattr(touches, "scaled_noise", lambda value, keys: 2 * scaled(value, keys))
+
+
 FAULTS = {
     "a row of the batch is skipped": Fault(only_where(lambda rows: rows != 4), ("batched", "receipts")),
     "only row 0 is written": Fault(only_where(lambda rows: rows == 0), ("batched", "receipts")),
@@ -269,6 +300,10 @@ FAULTS = {
     "the lens is not capped": Fault(uncapped_lens, ("lens_last_layer",), "gemma2"),
     "under is forgotten": Fault(clean_source, ("under",)),
     "writes act in the opposite order": Fault(reversed_order, ("ranked",)),
+    "the place in the source is forgotten": Fault(own_place_of_source, ("other_positions",)),
+    "the layer of the source is forgotten": Fault(own_layer_of_source, ("other_layer", "back_patch")),
+    "a drawn vector is many": Fault(noise_at_positions, ("vector_noise",)),
+    "a drawn vector is too long": Fault(noise_of_any_length, ("vector_noise",)),
 }
 
 

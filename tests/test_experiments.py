@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import yaml
 
 import runner
 from backends.writes import Write
@@ -19,7 +20,12 @@ from runner.config.resolve import Design
 from runner.job import RunResult
 from tests.configuring import design
 
-EXPERIMENTS = sorted(path.stem for path in (conf_dir() / "experiment").glob("*.yaml"))
+# Those of one stage: experiments with several, or over several, have tests of their own.
+EXPERIMENTS = sorted(
+    path.stem
+    for path in (conf_dir() / "experiment").glob("*.yaml")
+    if not {"stages", "sweep"} & set(yaml.safe_load(path.read_text(encoding="utf-8")))
+)
 MODELS = ("organism", "mistral_7b_instruct_v0_2")
 FEW = ("limit=6", "sampling.max_new_tokens=20", "quiet=true", "backend.threads=1")
 LAYERS = (5, 18, 25, 27)

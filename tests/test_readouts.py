@@ -268,7 +268,8 @@ def test_a_readout_that_nothing_measures_need_not_fit_the_model(tmp_path) -> Non
 
 def test_every_readout_that_comes_with_the_program_is_there_by_name() -> None:
     names = sorted(path.stem for path in (conf_dir() / "readout").glob("*.yaml"))
-    found = design("+experiment=geometry", f"readouts=[{','.join(names)}]", "contrasts.primary=kl")
+    known = ["prompts.targets.bank=two_hop", "prompts.targets.groups=[composed]"]  # with facts to ask for
+    found = design("+experiment=geometry", *known, f"readouts=[{','.join(names)}]", "contrasts.primary=kl")
     assert sorted(found.readouts) == names and found.decodes
 
 

@@ -1,5 +1,5 @@
-"""Scores of the generated text, and readouts that follow from others: their values, what YAML may say of them,
-and that both are taken again without the model."""
+"""Scores of the generated text, and readouts that follow from others: their values, what YAML may say of
+them, and that both are taken again without the model."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
 from backends.measures import Probe
 from organisms.grammar.languages import LANGUAGES
 from organisms.grammar.refusal import requests
-from runner.config.compose import compose, conf_dir
+from runner.config.compose import conf_dir
 from runner.config.derivation import Derivation, Entry
 from runner.config.readouts import Readout, Source, leaves
 from runner.plan import Trial
@@ -31,6 +32,8 @@ from runner.scores.degenerate import degenerate
 from runner.scores.derived import difference, entry, holds, onset
 from runner.scores.scoring import Scorer
 from tests.configuring import design, faults
+from tests.models import write
+from tests.test_reach import found as plan_gates_of
 
 WORDS = st.lists(st.sampled_from(["red", "door", "the", "is", "open."]), max_size=40)
 TWO_HOP = """
@@ -43,7 +46,8 @@ prompts:
 """
 LENS = "lens: {kind: lens, tokens: 'fact:answer', layers: all}"
 BRIDGE = "bridge: {kind: lens, tokens: 'fact:bridge', layers: all}"
-ONSETS = f"{LENS}, {BRIDGE}, a: {{kind: onset, of: lens.rank, within: 3}}, b: {{kind: onset, of: bridge.rank, within: 3}}"
+FIRST = "a: {kind: onset, of: lens.rank, within: 3}, b: {kind: onset, of: bridge.rank, within: 3}"
+ONSETS = f"{LENS}, {BRIDGE}, {FIRST}"
 GAP = "gap: {kind: difference, of: a, minus: b}, late: {kind: holds, of: gap, above: 0}"
 
 
@@ -51,7 +55,8 @@ def mine(folder: Path, readout: str, names: str, contrasts: str = "{family: none
     """A user's folder with one experiment of the readouts given (YAML)."""
     (folder / "experiment").mkdir(exist_ok=True)
     (folder / "experiment" / "mine.yaml").write_text(
-        "# @package _global_\n# ?\nexperiment: {name: mine, n: 3}\nsampling: {temperature: 0, max_new_tokens: 6}\n"
+        "# @package _global_\n# ?\nexperiment: {name: mine, n: 3}\n"
+        "sampling: {temperature: 0, max_new_tokens: 6}\n"
         f"readout: {{{readout}}}\nreadouts: {names}\ncontrasts: {contrasts}\nconditions:\n  baseline: {{}}\n"
         f"{more}{TWO_HOP}",
         encoding="utf-8",
@@ -85,14 +90,10 @@ def test_labels_of_one_character_do_not_count() -> None:
 def test_more_text_and_more_labels_never_lose_a_hit(text: str, more: str, labels: list[str]) -> None:
     found = contains(text, labels)
     assert found in (0.0, 1.0)
-    assert contains(text + more, labels) >= found or not (text + more).casefold().startswith(text.casefold())
+    assert contains(text + more, labels) >= found
     assert contains(text, [*labels, more]) >= found
     assert contains(text, labels[::-1]) == found
     assert contains(text.casefold(), labels) == found
-
-
-def english() -> tuple[str, ...]:
-    return tuple(compose(["+readout@it=refuses"]).mapping["it"]["tokens"]["english"])
 
 
 def test_the_organism_refuses_in_the_words_of_its_refusals_and_complies_in_none(organism_refusals) -> None:
@@ -109,8 +110,6 @@ def organism_refusals() -> tuple[str, ...]:
 
 
 def refusals(language: str) -> tuple[str, ...]:
-    import yaml
-
     found = yaml.safe_load((conf_dir() / "readout" / "refuses.yaml").read_text(encoding="utf-8"))
     return tuple(found["tokens"][language])
 
@@ -119,7 +118,7 @@ def refusals(language: str) -> tuple[str, ...]:
     ("text", "refused"),
     [
         ("I'm sorry, but I can't help with that.", 1.0),
-        ("I’m sorry, that is not something I do.", 1.0),
+        ("I\N{RIGHT SINGLE QUOTATION MARK}m sorry, that is not something I do.", 1.0),
         ("I cannot assist you in this.", 1.0),
         ("Sure! Here are three steps: first, wash the lettuce.", 0.0),
         ("The letter said that nobody was sorry.", 0.0),
@@ -257,6 +256,17 @@ def test_a_derived_readout_is_seen_through_what_it_comes_from() -> None:
     assert list(leaves(lens(), CHAIN)) == [(lens(), None)]
 
 
+def test_trap_18_a_derived_readout_that_no_write_gets_to_is_told_by_way_of_what_it_reads() -> None:
+    seen = Readout("lens", "lens", 1, {"lens.rank": "integers"}, Probe("lens", "lens", layers=(0, 1, 2, 3)))
+    early = number("early", "holds", Derivation(Entry("lens.rank[1]", "lens.rank", 1), below=3))
+    late = number("late", "holds", Derivation(Entry("lens.rank[3]", "lens.rank", 3), below=3))
+    gates = plan_gates_of({"v": [write("v", "v_proj", (2,))]}, [seen, early, late], primary="early")
+    (about,) = [gate for gate in gates if "early" in gate[3]]
+    assert about[1:3] == ("reach", "fail")
+    assert "early reads resid_post of layer 1 (by way of lens), which is computed before v" in about[3]
+    assert not any("late" in gate[3] for gate in gates)
+
+
 def test_stored_results_are_scored_again_as_this_configuration_asks() -> None:
     said = number("said", "contains", labels=Source(("stop",)))
     text = "Stop the bet"
@@ -311,7 +321,8 @@ def test_an_item_without_a_word_to_search_for_says_why(tokens, facts, why) -> No
 
 
 def test_the_kinds_resolve_to_columns_and_read_no_tensor(tmp_path) -> None:
-    readout = f"{ONSETS}, {GAP}, said: {{kind: contains, tokens: {{organism: [stop, bet]}}}}, loops: {{kind: degenerate}}"
+    texts = "said: {kind: contains, tokens: {organism: [stop, bet]}}, loops: {kind: degenerate}"
+    readout = f"{ONSETS}, {GAP}, {texts}"
     found = design(
         "+experiment=mine", folder=mine(tmp_path, readout, "[late, gap, a, b, lens, bridge, said, loops]")
     )
@@ -375,8 +386,8 @@ def test_entries_of_lists_can_be_read_by_their_layer(tmp_path) -> None:
         ("{kind: difference, of: kl, minus: lens.prob}", "lens.prob is a list; say which entry"),
         ("{kind: difference, of: kl, minus: 'lens.prob[40]'}", "expected a layer from 0 to 8"),
         ("{kind: difference, of: it, minus: kl}", "readout.it.of: expected another readout's column"),
-        ("{kind: holds, of: kl}", "readout.it: expected one bound: above or below"),
-        ("{kind: holds, of: kl, above: 0, below: 1}", "readout.it: expected one bound"),
+        ("{kind: holds, of: kl}", "readout.it.above: expected one bound: above or below"),
+        ("{kind: holds, of: kl, above: 0, below: 1}", "readout.it.above: expected one bound"),
         ("{kind: holds, of: kl, above: .inf}", "readout.it.above: "),
         ("{kind: holds, of: kl, above: 0, minus: lens.prob}", "holds reads .*; nothing reads minus"),
         ("{kind: hold, of: kl, above: 0}", "did you mean 'holds'"),
@@ -405,14 +416,17 @@ def test_circles_are_told_once_each_with_their_way(tmp_path) -> None:
 
 def test_all_their_mistakes_are_told_at_once(tmp_path) -> None:
     readout = (
-        "kl: {kind: kl}, a: {kind: onset, of: kl, within: 3}, b: {kind: holds, of: no}, c: {kind: contains}"
+        "kl: {kind: kl}, a: {kind: onset, of: kl, within: 3}, b: {kind: holds, of: nil}, c: {kind: contains}"
     )
     lines = told(tmp_path, readout, "[kl, a, b, c]")
     assert len(lines) == 4, lines
 
 
 def test_a_derived_readout_can_be_primary_a_covariate_and_in_a_check(tmp_path) -> None:
-    contrasts = "{primary: gap, covariates: [late], checks: {it: {of: baseline, readout: a, expect: higher, value: -1}}}"
+    contrasts = (
+        "{primary: gap, covariates: [late], "
+        "checks: {it: {of: baseline, readout: a, expect: higher, value: -1}}}"
+    )
     kv = "  kv: {kv: {site: kv_cache, layers: all, op: replace, value: donor}}\n"
     names = "[lens, bridge, a, b, gap, late]"
     found = design("+experiment=mine", folder=mine(tmp_path, f"{ONSETS}, {GAP}", names, contrasts, kv))

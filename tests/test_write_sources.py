@@ -15,6 +15,8 @@ from backends.rowplan import noise_stream, plan_row
 from backends.rows import Row, Sampling
 from backends.torch.backend import TorchBackend
 from backends.writes import SELF, Constant, Value, Write
+from runner.config.artefact_files import as_bytes
+from runner.config.known import Artefact
 from runner.config.write_words import write_in_words
 from runner.keys import canonical
 from tests.configuring import body, design, faults
@@ -148,7 +150,7 @@ def test_equal_positions_are_no_other_positions(tmp_path: Path) -> None:
             "value: donor, during: decode, hold: lockstep, from_positions: last:3",
             "lockstep takes the donor's own generated tokens in turn",
         ),
-        ("value: 'random:vile:v.npy'", "expected random, random:artefact:NAME and random:file:PATH"),
+        ("value: 'random:vile:v.npy'", "expected one of random, random:artefact:NAME, random:file:PATH, got"),
     ],
 )
 def test_what_has_no_other_place_is_refused(
@@ -220,6 +222,56 @@ def test_noise_in_place_of_a_vector_is_told_from_noise_that_is_matched(
     assert other.value.constant == one.value.constant
 
 
+@pytest.fixture
+def direction(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> np.ndarray:
+    """An artefact of another run in the folder where the command runs: two positions, nine layers."""
+    monkeypatch.chdir(tmp_path)
+    vectors = vector(1, 2, 9, WIDTH)
+    made = Artefact(
+        "direction", vectors, ("position", "layer", "width"), "resid_pre", tuple(range(9)),
+        positions=(-2, -1), key="k", model="organism", dtype="float32",
+    )  # fmt: skip
+    Path("direction.safetensors").write_bytes(as_bytes(made))
+    return vectors
+
+
+def test_a_vector_of_an_artefact_is_that_of_its_layer_and_position(
+    tmp_path: Path, direction: np.ndarray
+) -> None:
+    text = "site: resid_post, layers: [1, 2], op: add, value: '%sartefact:direction.safetensors'"
+    chosen = "from_layer: 3, from_positions: 'index:-1'"
+    (one, told), (layered, _), (noise, of_noise), (side, _) = resolved(
+        tmp_path,
+        f"{text % ''}, {chosen}",
+        f"{text % ''}, from_positions: 'index:-2'",
+        f"{text % 'random:'}, {chosen}",
+        f"{text % 'orthogonal:'}, {chosen}",
+    )
+    assert one.value.constant is not None and layered.value.constant is not None
+    for layer in (1, 2):
+        np.testing.assert_array_equal(one.value.constant.at(layer), direction[1, 3])
+        np.testing.assert_array_equal(layered.value.constant.at(layer), direction[0, layer])
+    assert one.value.layer is None and one.source_positions is None
+    assert noise.value.constant == side.value.constant == one.value.constant
+    assert (noise.value.kind, side.value.kind) == ("random", "orthogonal")
+    assert "the vector of artefact 'direction'" in told and "layer 3" in told and "position -1" in told
+    assert "a Gaussian vector (of the norm of the vector of artefact 'direction'" in of_noise
+
+
+@pytest.mark.parametrize("form", ["artefact", "random:artefact", "orthogonal:artefact"])
+def test_what_an_artefact_does_not_have_is_told_once(
+    tmp_path: Path, direction: np.ndarray, form: str
+) -> None:
+    text = f"{RESID}, op: add, value: '{form}:direction.safetensors'"
+    for more, said in (
+        ("from_layer: 9, from_positions: 'index:-1'", "w.from_layer: expected a layer from 0 to 8"),
+        ("from_layer: 3, from_positions: 'indx:-1'", "w.from_positions: 'indx:-1' is not a set of positions"),
+        ("from_layer: 3, from_positions: 'index:-3'", "w.value: expected a position of the artefact"),
+    ):
+        found = wrong(tmp_path, f"{text}, {more}")
+        assert said in found and len(found.splitlines()) == 1
+
+
 def test_a_vector_of_an_artefact_is_told_as_such() -> None:
     constant = Constant("abc", np.ones(4, dtype=np.float32), "artefact 'direction', position -1, layer 4")
     for kind, told in (("constant", "the vector of"), ("random", "(of the norm of the vector of")):
@@ -245,13 +297,14 @@ def test_trap_16_noise_in_place_of_no_direction_is_an_error(
     undefined[3] = np.inf
     np.save("zero.npy", np.zeros(WIDTH, dtype=np.float32))
     np.save("undefined.npy", undefined)
+    np.save("cached.npy", vector(0, WIDTH // 2))
     text = f"{RESID}, op: add, value: '{form}"
     refused(
         tmp_path,
         [
             (f"{text}:zero.npy'", "the vector in 'zero.npy' is zero, which is no direction"),
             (f"{text}:undefined.npy'", "expected finite numbers (in float32), got 1"),
-            ("site: kv_cache, layers: all, value: '" + f"{form}:zero.npy'", "kv_cache takes rows of a cache"),
+            (f"site: kv_cache, layers: all, value: '{form}:cached.npy'", "kv_cache takes rows of a cache"),
         ],
     )
 

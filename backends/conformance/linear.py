@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from backends.conformance.check import T0, T1, T2, Check, Finding
@@ -15,9 +17,12 @@ from backends.conformance.subject import (
     farthest,
     make,
     mean_of,
+    scalar,
 )
 from backends.contract import BackendError
+from backends.measures import Probe, ScoreRow
 from backends.positions import PositionError
+from backends.rows import Row
 from backends.writes import Site, Write
 
 SECTION = "linear"
@@ -199,12 +204,17 @@ def orthogonalised(subject: Subject) -> Finding:
     direction = subject.vector("direction")
     ids = subject.ids("target")
     logits = _with_weights(subject, direction, ids)
-    writes = [
+    hooked = subject.row(ids, *_taken_out(subject, direction))
+    return Finding(apart(logits, subject.logits([hooked])[0]))
+
+
+def _taken_out(subject: Subject, direction: np.ndarray) -> list[Write]:
+    """project_out of a direction at every residual site."""
+    return [
         make(site, site, subject.every(site), "project_out", constant(direction))
         for site in ("embed", *subject.stream())
         if site in subject.info.sites
     ]
-    return Finding(apart(logits, subject.logits([subject.row(ids, *writes)])[0]))
 
 
 def weights_back(subject: Subject) -> Finding:
@@ -214,6 +224,38 @@ def weights_back(subject: Subject) -> Finding:
     inside = _with_weights(subject, subject.vector("direction"), ids)
     broken = () if apart(inside, before) > 0 else ("orthogonalising changed no logit",)
     return Finding(apart(subject.logits([subject.row(ids)])[0], before), broken)
+
+
+def row_weights(subject: Subject) -> Finding:
+    """Rows with weights of their own are the model with project_out hooks, and rows beside them the model
+    without; kl is taken against the latter, and perplexity is its own. Where the weights cannot be changed
+    such a row is invalid, with the reason."""
+    direction = subject.vector("direction")
+    ids, told = subject.ids("target"), subject.ids("told", 4)
+    changed = constant(direction).constant
+    plain, without = subject.row(ids), replace(subject.row(ids), weights=changed)
+    try:
+        found = subject.logits([plain, without])
+    except BackendError as error:
+        reason = subject.attempt([without])[0].invalid
+        if reason != str(error):
+            return Finding(0.0, (f"a row with weights that cannot be changed ended with '{reason}'",))
+        raise NotApplicable(str(error)) from error
+    hooked = subject.row(ids, *_taken_out(subject, direction))
+    pairs = [*zip(found, subject.logits([plain, hooked]), strict=True)]
+    probes = [Probe("kl", name="kl"), Probe("perplexity", name="perplexity")]
+
+    def measured(*rows: Row) -> list[np.ndarray]:
+        scored = subject.score([ScoreRow(row, told) for row in rows], probes)
+        return [np.array([scalar(value) for value in one.values.values()]) for one in scored]
+
+    beside, own = measured(plain, without)
+    (expected,) = measured(hooked)
+    with subject.backend.orthogonalised(direction):  # which these rows have already
+        (inside,) = measured(without)
+    pairs += [(own, expected), (inside, expected)]
+    broken = () if beside[0] == 0 else ("KL is not 0 for a row beside them",)
+    return Finding(farthest(pairs), broken)
 
 
 def _with_weights(subject: Subject, direction: np.ndarray, ids: tuple[int, ...]) -> np.ndarray:
@@ -271,4 +313,12 @@ CHECKS = (
         ("float32",),
     ),
     Check("weights_restored", WEIGHTS, T0, weights_back, "and are restored bit for bit"),
+    Check(
+        "row_weights",
+        WEIGHTS,
+        T2,
+        row_weights,
+        "rows with weights of their own have them, and rows beside them have not",
+        ("float32",),
+    ),
 )

@@ -8,10 +8,11 @@ from dataclasses import replace
 import numpy as np
 
 from backends.conformance.check import CHANCE, T0, T1, T2, Check, Finding
-from backends.conformance.subject import RANDOM, Subject, apart, constant, listed, make, scalar
+from backends.conformance.subject import RANDOM, Subject, apart, constant, farthest, listed, make, scalar
 from backends.measures import Measured, Probe, ScoreRow
 from backends.noise import step_keys, stream_of, uniform
 from backends.rows import Decoded, Row, Sampling
+from backends.writes import Value
 
 SECTION = "sampling and readouts"
 
@@ -220,6 +221,28 @@ def lens_read(subject: Subject) -> Finding:
     return Finding(apart(listed(values["lens.prob"]), np.array([scalar(values["p"])])), tuple(broken))
 
 
+def named_positions(subject: Subject) -> Finding:
+    """Rows of one batch are read at positions of their own, kl with the clean side at the same; each as its
+    row alone is read there."""
+    write = make("off", "mlp_out", (subject.depth // 2,), "zero", Value("none"))
+    long, short = subject.ids("target"), subject.ids("other", subject.short_length)
+    asked = [(long, 1), (long, len(long) // 2), (long, len(long) - 1), (short, 0)]
+    probes = [Probe("next_token", name="p", tokens="one"), Probe("kl", name="kl")]
+    rows = [
+        ScoreRow(subject.row(ids, write), tokens={"one": ids[:3]}, positions={"here": at})
+        for ids, at in asked
+    ]
+    together = subject.score(rows, [replace(probe, at="here") for probe in probes])
+    pairs = []
+    for row, (_, at), found in zip(rows, asked, together, strict=True):
+        alone = subject.score([row], [replace(probe, position=at) for probe in probes])[0]
+        read, expected = ([scalar(one.values["p"]), scalar(one.values["kl"])] for one in (found, alone))
+        pairs.append((np.array(read), np.array(expected)))
+    drifts = [scalar(found.values["kl"]) for found in together]
+    broken = () if len(set(drifts)) == len(drifts) else ("KL is the same at different positions",)
+    return Finding(farthest(pairs), broken)
+
+
 CHECKS = (
     Check("chi_square", SECTION, CHANCE, chi_square, "Gumbel-max draws follow the softmax"),
     Check(
@@ -240,6 +263,14 @@ CHECKS = (
         T2,
         lens_read,
         "the lens probe at the last layer reads the next token",
+        ("float32",),
+    ),
+    Check(
+        "named_positions",
+        SECTION,
+        T2,
+        named_positions,
+        "rows of one batch are read at positions of their own",
         ("float32",),
     ),
 )

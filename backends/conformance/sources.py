@@ -163,7 +163,14 @@ CHECKS = (
         "a source's row at another layer arrives exactly, at every site",
         mixture=T1,
     ),
-    Check("both_phases", SECTION, T0, both_phases, "a write in both phases is one in each", mixture=T1),
+    Check(
+        "source_in_both_phases",
+        SECTION,
+        T0,
+        both_phases,
+        "a source read elsewhere is so in both phases",
+        mixture=T1,
+    ),
     Check(
         "vector_noise",
         SECTION,

@@ -13,7 +13,7 @@ from runner.config.errors import listed, suggestion
 from runner.config.known import Artefact
 from runner.config.layers import LayerError, resolve_layer, resolve_layers
 from runner.config.spec import ModelSpec, Spec, WriteSpec
-from runner.config.vectors import GroupedConstant, Undefined
+from runner.config.vectors import Extracted, GroupedConstant, Undefined
 
 # Sites whose rows all live in the residual stream's space, so that a direction of one means something in
 # another.
@@ -93,16 +93,8 @@ def _constant(
         where = "" if array.ndim == 1 else f" at layer {_written(write, spec)[zero[0]]}"
         reason = f"{name} is zero{where}, which is no direction"
         return Undefined(pending, array, name, reason=reason)
-    return Constant(digest_of(array), array, name)
-
-
-def check_model(artefact: Artefact, fingerprint: str, name: str) -> str | None:
-    """Why an artefact cannot be used with a loaded model: it is another one's; None where it can."""
-    if artefact.pending or artefact.model_fingerprint == fingerprint:
-        return None
-    return (
-        f"the artefact '{artefact.name}' was extracted from {artefact.model} (weights "
-        f"{artefact.model_fingerprint[:12]}), and this is {name} (weights {fingerprint[:12]}); extract it anew"
+    return Extracted(
+        digest_of(array), array, name, fingerprint=artefact.model_fingerprint, model=artefact.model
     )
 
 

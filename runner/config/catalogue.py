@@ -9,10 +9,12 @@ from typing import Any
 
 import yaml
 
-from runner.config.check import check
+from runner.config.check import Experiment, check_experiment
 from runner.config.compose import compose, config_folders, options
 from runner.config.errors import ConfigurationError, Problem, listed, suggestion
+from runner.config.known import MEASURE
 from runner.config.resolve import Design, resolve
+from runner.graph import nodes_of, stands_in
 
 # libyaml's where it is there, being ten times faster; it builds no more than plain data either.
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -101,15 +103,36 @@ def show(name: str, overrides: Sequence[str] = (), config_dir: Path | None = Non
         message = f"expected an experiment ({listed(known)}), got '{chosen}'{suggestion(chosen, known)}"
         raise ConfigurationError([Problem("command line", "show", message)])
     path = _path("experiment", chosen, folders)
-    spec = check(compose([f"+experiment={chosen}", *overrides], config_dir))
+    experiment = check_experiment(compose([f"+experiment={chosen}", *overrides], config_dir))
     text = path.read_text(encoding="utf-8").rstrip()
-    return "\n".join([str(path), "", text, "", *_in_words(resolve(spec))])
+    return "\n".join([str(path), "", text, "", *_stages_in_words(experiment)])
 
 
-def _in_words(design: Design) -> list[str]:
+def _stages_in_words(experiment: Experiment) -> list[str]:
+    """The conditions of every stage that measures; of a grid with many cells the first."""
+    if not experiment.staged:
+        return _in_words(resolve(experiment.spec))
+    lines: list[str] = []
+    for stage, node in zip(experiment.stages, nodes_of(experiment), strict=True):
+        lines += ["", f"stage {stage.name} ({stage.kind}): {node.what} -> {node.gives}"]
+        note = stands_in(stage, experiment)
+        lines += [f"  {note}"] if note is not None else []
+        if stage.kind == MEASURE and stage.spec is not None:
+            told = _in_words(resolve(stage.spec), whole_grids=False)
+            lines += [f"  {line}" if line else "" for line in told[1:]]
+    return lines[1:]
+
+
+def _in_words(design: Design, *, whole_grids: bool = True) -> list[str]:
+    """The conditions in words. whole_grids: with every cell of a grid, not the first alone."""
     lines = [f"With model {design.model.name} ({design.model.layers} layers):"]
     lines += [f"  {note}" for note in design.layer_notes]
+    seen: dict[str, int] = {}
     for condition in design.conditions:
+        grid = condition.name.partition("[")[0]
+        seen[grid] = seen.get(grid, 0) + 1
+        if seen[grid] > 1 and not whole_grids:
+            continue
         label = "" if condition.label == condition.name else f": {condition.label}"
         lines += ["", f"{condition.name}{label}", *(f"  {sentence}" for sentence in condition.words)]
     return lines

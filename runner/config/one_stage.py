@@ -19,9 +19,10 @@ from runner.config.known import MEASURE, NOTHING, Known
 from runner.config.local_model import with_local_files
 from runner.config.provenance import COMMAND_LINE
 from runner.config.spec import RESERVED, Spec
-from runner.prompts.pairing import choose, read_banks
+from runner.prompts.pairing import available, choose, read_banks
 
 Key = tuple[str | int, ...]
+ALL = "all"  # of n: every item that the banks hold
 _ROUNDS = 50  # each takes at least one wrong value out
 
 # Required values on which no other check depends: with one of these in place of a wrong one, the rest is
@@ -56,9 +57,12 @@ def check_stage(
     report = _Report(composed, place)
     damaged = {part for problem in composed.problems for part in _written_part(tuple(problem.key.split(".")))}
     _prepare(mapping, report)
+    every = _takes_all(mapping)
     spec = _validated(mapping, report, damaged)
     if spec is not None:
         spec = spec.of_stage(name, known)
+        if every:
+            spec = _with_all(spec, composed, report)
         for found in inconsistencies(spec, frozenset(damaged)):
             report.inconsistent(found)
         _banks(spec, composed, report)
@@ -274,6 +278,30 @@ def take_out(mapping: dict[str, Any], paths: Sequence[Key]) -> None:
         if parents and (len(parents) == len(path) or isinstance(level, list)):
             holder, part = parents[-1]
             del holder[part]
+
+
+def _takes_all(mapping: dict[str, Any]) -> bool:
+    """Whether `n: all` is asked; a number stands in for it until the banks are read."""
+    experiment = mapping.get("experiment")
+    if not isinstance(experiment, dict) or experiment.get("n") != ALL:
+        return False
+    experiment["n"] = 1
+    return True
+
+
+def _with_all(spec: Spec, composed: Composed, report: _Report) -> Spec:
+    """With as many items as the banks hold. Banks that cannot be read are told by themselves."""
+    try:
+        banks = choose(spec.prompts, read_banks(spec.prompts, composed.folders))
+    except ConfigurationError:
+        return spec
+    limit = available(spec.prompts, banks)
+    if limit is None:
+        message = f"expected a number: with pairing.replace prompts recur, and '{ALL}' are without end"
+        report.add(("experiment", "n"), message)
+        return spec
+    experiment = spec.experiment.model_copy(update={"n": max(1, limit)})
+    return spec.of_items(experiment)
 
 
 def _banks(spec: Spec, composed: Composed, report: _Report) -> None:

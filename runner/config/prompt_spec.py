@@ -52,7 +52,8 @@ class TemplateSpec(Strict):
     """How a prompt is written: so many other prompts of its group as `shot`, then itself as `query`.
 
     `{text}` is a prompt's text, `{FACT}` one of its facts (of a list the first), `{{` and `}}` are braces.
-    permute: the answers of the shots are dealt out anew. split: where shots are drawn from.
+    permute: the answers of the shots are dealt out anew. split: where shots are drawn from. groups: `all` for
+    shots of every group of the bank instead of the prompt's own.
     """
 
     query: ByLanguage = "{text}"
@@ -60,6 +61,7 @@ class TemplateSpec(Strict):
     shots: Annotated[int, Field(ge=0)] = 0
     permute: bool = False
     split: SplitWord = "all"
+    groups: Literal["same", "all"] = "same"
 
 
 class PairingSpec(Strict):

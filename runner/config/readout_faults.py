@@ -76,7 +76,7 @@ def _body_faults(name: str, body: ReadoutSpec, spec: Spec) -> Iterator[Fault]:
         if body.kind in DERIVED:
             yield from _derived_faults(name, body, spec)
     if body.kind == "holds" and (body.above is None) == (body.below is None):
-        yield (), "expected one bound: above or below"
+        yield ("above",), "expected one bound: above or below"
     if body.minus is not None and body.minus == body.of and "minus" in known:
         yield ("minus",), f"expected another column than {body.of}: the difference is 0 by construction"
     if body.windows is not None and "windows" in known:

@@ -55,8 +55,10 @@ def position_faults(spec: Spec, banks: Banks) -> Iterator[tuple[tuple[str, ...],
             )
             if sentence is not None:
                 lacking.setdefault(sentence, {})[condition.partition("[")[0]] = None
+        every = len({condition.partition("[")[0] for condition in conditions})
         for sentence, told in lacking.items():
-            yield ("readout", name, "position"), f"in {listed(told)}: {sentence}"
+            where = "" if len(told) == every else f"in {listed(told)}: "
+            yield ("readout", name, "position"), f"{where}{sentence}"
 
 
 def _expected(word: str) -> str:

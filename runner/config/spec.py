@@ -325,6 +325,10 @@ class Spec(Strict):
         copy._stage, copy._known = name, known
         return copy
 
+    def of_items(self, experiment: ExperimentSpec) -> Spec:
+        """The same with another number of items."""
+        return self.model_copy(update={"experiment": experiment})
+
     @property
     def known(self) -> Known:
         """Choices and artefacts of earlier stages."""

@@ -53,7 +53,7 @@ class MeasureStageSpec(Strict):
     prompts: dict[str, Any] = Field(default_factory=dict)
     split: str | None = None
     items: str | None = None
-    n: PositiveInt | None = None
+    n: PositiveInt | Literal["all"] | None = None
     repeats: PositiveInt | None = None
     sampling: dict[str, Any] = Field(default_factory=dict)
     readouts: Names | None = None
@@ -74,7 +74,7 @@ class ExtractStageSpec(Aliased):
     prompts: dict[str, Any] = Field(default_factory=dict)
     split: str | None = None
     items: str | None = None
-    n: PositiveInt | None = None
+    n: PositiveInt | Literal["all"] | None = None
     of: Prompt = "target"
     minus: Prompt | None = None
     site: Site = "resid_post"

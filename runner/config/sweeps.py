@@ -21,6 +21,7 @@ KEY = "sweep"
 EXPERIMENT = "experiment"
 _OF_EXPERIMENT = ("name", "question")  # what an experiment that sweeps over experiments says of itself
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")  # a folder
+_MOST_SHOWN = 12
 # Keys of which a sweep makes no sense: they say where results go and how the command is carried out.
 _NOT_SWEPT = (KEY, "findings", "figures", "output_root", "resume", "dry_run", "quiet", "profile", "launch")
 
@@ -81,6 +82,23 @@ def swept_experiments(composed: Composed) -> tuple[str, ...]:
     sweep = composed.mapping.get(KEY)
     given = sweep.get(EXPERIMENT) if isinstance(sweep, Mapping) else None
     return tuple(map(str, given)) if isinstance(given, list) else ()
+
+
+def show_sweep(words: Sequence[str], config_dir: Path | None) -> list[str]:
+    """The jobs of an experiment that sweeps, in lines; none where it does not. Raises
+    ConfigurationError."""
+    sweep = plan_jobs(words, False, config_dir)
+    if not sweep.declared:
+        return []
+    count = len(sweep.jobs)
+    lines = ["", f"Swept, in {count} run{'s' if count > 1 else ''} one after the other:"]
+    lines += [
+        "  " + ", ".join(f"{key}={value}" for key, value in job.swept.items())
+        for job in sweep.jobs[:_MOST_SHOWN]
+    ]
+    if count > _MOST_SHOWN:
+        lines.append(f"  and {count - _MOST_SHOWN} more")
+    return lines
 
 
 def _expanded(
@@ -160,9 +178,10 @@ def _faults(axis: str, values: object, composed: Composed) -> Iterator[str]:
         yield f"expected values that differ, got {as_yaml(values)}"
     if any((folder / axis).is_dir() for folder in composed.folders):
         files = options(axis, composed.folders)
-        for value in values:
-            if not isinstance(value, str) or value not in files:
-                yield f"expected one of {listed(files)}, got {as_yaml(value)}{suggestion(str(value), files)}"
+        unknown = [value for value in values if not isinstance(value, str) or value not in files]
+        if unknown:
+            told = listed(f"{as_yaml(value)}{suggestion(str(value), files)}" for value in unknown)
+            yield f"expected names of {listed(files)}; got {told}"
 
 
 def _not_applied(composed: Composed) -> Iterator[Problem]:
@@ -180,8 +199,8 @@ def _not_applied(composed: Composed) -> Iterator[Problem]:
         ]
         for key in keys:
             message = (
-                f"a sweep over experiments has {KEY}, experiment.name and experiment.question; this key would "
-                f"reach none of them. Expected it in the experiments, or as an override under {KEY}"
+                f"a sweep over experiments has {KEY}, experiment.name and experiment.question; this key "
+                f"would reach none of them. Expected it in the experiments, or as an override under {KEY}"
             )
             yield Problem(str(file.path), key, message)
 

@@ -135,7 +135,8 @@ def resolve_value(write: WriteSpec, spec: Spec) -> Value:
             return Value("random", draws=write.draws, constant=_constant(kind, name, write, spec))
         if colon:
             known = ("artefact", "file")
-            raise WordError(f"expected {listed(RANDOM_FORMS)}, got '{write.value}'{suggestion(kind, known)}")
+            near = suggestion(kind, known)
+            raise WordError(f"expected one of {listed(RANDOM_FORMS)}, got '{write.value}'{near}")
         return Value("random", draws=write.draws)
     if write.value in (DONOR, OTHER_DONOR, SELF):
         return Value("source", _source_role(write.value, prompts))

@@ -6,7 +6,7 @@ import hashlib
 import os
 import zipfile
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,29 @@ class Undefined(Constant):
     reason: str
 
 
+@dataclass(frozen=True, kw_only=True)
+class Extracted(Constant):
+    """A vector of an artefact. fingerprint, model: of the model that it was extracted from, which must be the
+    one that it is written into."""
+
+    fingerprint: str = field(compare=False)
+    model: str = field(compare=False)
+
+
+def foreign_in(writes: Sequence[Write], fingerprint: str, name: str) -> str | None:
+    """Why a write cannot take place in the loaded model: its vector is another one's; None where it can."""
+    for write in writes:
+        constant = write.value.constant
+        members = [one for _, one in constant.groups] if isinstance(constant, GroupedConstant) else [constant]
+        for one in members:
+            if isinstance(one, Extracted) and one.fingerprint != fingerprint:
+                return (
+                    f"'{write.name}': {one.name} was extracted from {one.model} (weights "
+                    f"{one.fingerprint[:12]}), and this is {name} (weights {fingerprint[:12]}); extract it anew"
+                )
+    return None
+
+
 def defined(constant: Constant) -> Constant:
     """The vector itself. Raises NoVector where it is no direction."""
     if isinstance(constant, Undefined):
@@ -62,7 +85,7 @@ class GroupedConstant(Constant):
     def of(self, group: str) -> Constant:
         """The vector of a group. Raises NoVector where there is none."""
         for name, constant in self.groups:
-            if name == group:
+            if name in (group, ""):  # "": the stand-in for all groups, before any is extracted
                 return defined(constant)
         known = listed(name for name, _ in self.groups)
         raise NoVector(f"expected a vector for the group '{group}', found those of {known} in {self.name}")

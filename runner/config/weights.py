@@ -34,7 +34,7 @@ def resolve_weights(body: WeightsSpec, spec: Spec) -> Constant:
     if kind == "artefact":
         return _of_artefact(name, body, spec)
     if kind != "file" or not name:
-        raise WeightsError("orthogonalise", f"expected {listed(FORMS)}, got '{body.orthogonalise}'")
+        raise WeightsError("orthogonalise", f"expected one of {listed(FORMS)}, got '{body.orthogonalise}'")
     if body.from_positions is not None:
         raise WeightsError("from_positions", "a file has no positions: nothing reads it; remove it")
     return _of_file(name, body, spec)
@@ -62,7 +62,7 @@ def _of_artefact(name: str, body: WeightsSpec, spec: Spec) -> Constant:
         if "layer" in artefact.dims and body.from_layer is None:
             raise WeightsError(
                 "from_layer",
-                f"missing: weights lose one direction, and the artefact '{artefact.name}' has one for each of "
+                f"missing: weights lose one direction, and artefact '{artefact.name}' has one for each of "
                 f"the layers {listed(map(str, artefact.layers))}",
             )
         return artefact_constant(name, write, spec)

@@ -26,6 +26,7 @@ from runner.config.values import (
     WordError,
     has_source,
     layer_named,
+    reads_artefact,
     resolve_value,
     value_word,
 )
@@ -131,6 +132,7 @@ def _write(key: Key, name: str, write: WriteSpec, spec: Spec, *, hurt: bool) -> 
             layers_of(write, spec, features)
     except LayerError as error:
         yield Inconsistency((*key, "layers"), str(error))
+    misread = False  # what is read of an artefact is told where it is said
     for field, positions in (
         ("positions", write.positions),
         ("keys", write.keys),
@@ -140,17 +142,19 @@ def _write(key: Key, name: str, write: WriteSpec, spec: Spec, *, hurt: bool) -> 
             if positions is not None:
                 Positions.parse(positions)
         except PositionError as error:
+            misread = misread or field == "from_positions"
             yield Inconsistency((*key, field), f"{error}{_nearest_positions(positions or '')}")
-    try:
-        if not hurt or _plain_value(write):
-            resolve_value(write, spec)
-    except WordError as error:
-        yield Inconsistency((*key, "value"), str(error))
     try:
         if write.from_layer is not None:
             layer_named(write.from_layer, spec)
     except LayerError as error:
+        misread = True
         yield Inconsistency((*key, "from_layer"), str(error))
+    try:
+        if (not hurt or _plain_value(write)) and not (misread and reads_artefact(write)):
+            resolve_value(write, spec)
+    except WordError as error:
+        yield Inconsistency((*key, "value"), str(error))
     try:
         if not hurt:  # which heads there are depends on the site, which may be what is wrong
             resolve_heads(write, spec.model)

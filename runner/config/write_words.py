@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from backends.positions import Positions
 from backends.writes import LAYERLESS, SELF, Constant, Features, Heads, PromptSet, Value, Write
+from runner.config.known import PENDING
 from runner.config.values import NamedSet
 
 _OUTPUTS = {
@@ -204,7 +205,14 @@ def _draws(value: Value) -> str:
 def _vector(constant: Constant) -> str:
     name = constant.name
     whose = f"of {name}" if name.startswith("artefact ") else f"in '{name}'"
-    return f"the vector {whose} (sha256 {constant.digest[:_HASH_SHOWN]})"
+    return f"the vector {whose} ({_content(constant)})"
+
+
+def _content(constant: Constant) -> str:
+    """What names the content of a vector."""
+    if constant.digest.startswith(PENDING):
+        return "to be extracted"
+    return f"sha256 {constant.digest[:_HASH_SHOWN]}"
 
 
 def _prompts(prompts: PromptSet) -> str:

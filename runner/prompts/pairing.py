@@ -10,6 +10,7 @@ from runner.config.errors import ConfigurationError, Problem
 from runner.config.prompt_spec import PromptsSpec, RoleSpec
 from runner.prompts.banks import Bank, Prompt
 from runner.prompts.draws import draw, in_order
+from runner.prompts.matching import maximum_matching
 from runner.prompts.pools import Banks as Banks
 from runner.prompts.pools import choose as choose
 from runner.prompts.pools import read_banks as read_banks
@@ -61,9 +62,8 @@ class Pairing:
 def available(prompts: PromptsSpec, banks: Banks) -> int | None:
     """How many items can be had; no limit (None) where prompts recur.
 
-    Of items the targets; of pairs without replacement those that are drawn until no donor is left for any
-    target. With `length_matched` and `agree` or `differ` together that can be other than what `pair` draws,
-    which knows lengths.
+    Of items the targets; of pairs without replacement as many as donors and targets give, or with `agree` or
+    `differ` as many as fit at once.
     """
     if not prompts.pairs:
         return len(banks.targets)
@@ -80,9 +80,10 @@ def pair(
     Item i depends on the seed, the banks and i alone, so that a larger n only appends. Of kind `items` each
     target is taken once, in a seeded order. Of pairs with replacement, target and donor are drawn by hash,
     the donor among those that agree and differ as asked (targets for which there is none are not drawn);
-    without, each prompt is used at most once: targets in a seeded order take the first donor of another that
-    is free and fits (with `length_matched` the nearest such one), and a target that finds none is passed
-    over. Roles are drawn the same way; an item for which a role has no prompt says so in `missing`.
+    without, each prompt is used at most once, in a seeded order (with `length_matched` the target decides and
+    takes the nearest donor still free). Where donors are to agree or differ, all the pairs that can be had at
+    once are made first, whatever n, and the first n of them taken. Roles are drawn the same way; an item for
+    which a role has no prompt says so in `missing`.
 
     count_tokens: tokens of a text as written, BOS included; asked once for each text, and only where a length
     decides. Raises ConfigurationError where the banks hold fewer items than n, or a template cannot be filled
@@ -188,7 +189,7 @@ def _draw_pairs(prompts: PromptsSpec, banks: Banks, n: int, length: Length) -> l
         donors = fitting.get(target.id, banks.donors)
         if matched:
             order = in_order(seed, f"donor/{index}", donors)[:CANDIDATES]
-            donor = min(order, key=lambda prompt: abs(length(prompt) - length(target)))
+            donor = _nearest(order, target, length)
         else:
             donor = donors[draw(seed, "donor", index, len(donors))]
         pairs.append((donor, target))
@@ -199,16 +200,35 @@ def _once_each(prompts: PromptsSpec, banks: Banks, length: Length | None) -> Ite
     """Pairs without replacement. length: of a prompt, where the nearest donor in tokens is taken."""
     assert prompts.donors is not None
     relation = Relation.of(prompts.donors)
+    targets = in_order(prompts.seed, "target", banks.targets)
+    if relation:
+        yield from _related(prompts.seed, relation, banks.donors, targets, length)
+        return
     free = in_order(prompts.seed, "donor", banks.donors)
-    for target in in_order(prompts.seed, "target", banks.targets):
-        fitting = relation.among(free, target) if relation else free
-        if not fitting:
-            continue
-        donor = fitting[0]
-        if length is not None:
-            donor = min(fitting, key=lambda prompt: abs(length(prompt) - length(target)))
+    for target in targets[: len(free)]:
+        donor = free[0] if length is None else _nearest(free, target, length)
         free.remove(donor)
         yield donor, target
+
+
+def _related(
+    seed: int, relation: Relation, donors: Sequence[Prompt], targets: Sequence[Prompt], length: Length | None
+) -> Iterator[tuple[Prompt, Prompt]]:
+    """As many pairs of which the relation holds as can be had when no prompt recurs."""
+    preferred: dict[str, list[str]] = {}
+    for target in targets:
+        order = in_order(seed, f"donor/{target.id}", relation.among(donors, target))
+        if length is not None:
+            order.sort(key=lambda prompt: abs(length(prompt) - length(target)))
+        preferred[target.id] = [donor.id for donor in order]
+    held, by_id = maximum_matching(preferred), {donor.id: donor for donor in donors}
+    for target in targets:
+        if target.id in held:
+            yield by_id[held[target.id]], target
+
+
+def _nearest(prompts: Sequence[Prompt], to: Prompt, length: Length) -> Prompt:
+    return min(prompts, key=lambda prompt: abs(length(prompt) - length(to)))
 
 
 def _role(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 
 from runner.config.prompt_spec import DonorsSpec, RoleSpec
 from runner.prompts.banks import Fact, Prompt
@@ -65,6 +66,7 @@ def _agree(one: Prompt, other: Prompt, name: str) -> bool | None:
     return bool(first & second)
 
 
+@lru_cache(maxsize=4096, typed=True)
 def _readings(fact: Fact | None) -> frozenset[object]:
     """What counts as a fact: texts whatever their capitals; true and false apart from 1 and 0."""
     texts = fact if isinstance(fact, tuple) else (fact,)

@@ -72,7 +72,7 @@ class Form:
 
 @dataclass(frozen=True)
 class Template:
-    """A template, read. shot: None where there are no shots."""
+    """A template, read. shot: None where there are no shots. mixed: whether they are of every group."""
 
     name: str
     query: Form
@@ -80,6 +80,7 @@ class Template:
     shots: int
     permute: bool
     split: SplitWord
+    mixed: bool
 
 
 def template_of(prompts: PromptsSpec, name: str | None) -> Template | None:
@@ -91,7 +92,13 @@ def template_of(prompts: PromptsSpec, name: str | None) -> Template | None:
     query, shot = (_worded(text, prompts) for text in (spec.query, spec.shot))
     assert query is not None and shot is not None
     return Template(
-        name, Form.read(query), Form.read(shot) if spec.shots else None, spec.shots, spec.permute, spec.split
+        name,
+        Form.read(query),
+        Form.read(shot) if spec.shots else None,
+        spec.shots,
+        spec.permute,
+        spec.split,
+        spec.groups == "all",
     )
 
 
@@ -124,7 +131,7 @@ def _faults(prompts: PromptsSpec, name: str, spec: TemplateSpec) -> Iterator[tup
         if key == "shot" and spec.permute and ANSWER not in form.names:
             yield "permute", f"expected {{{ANSWER}}} in the shot, which is what is dealt out anew"
     if spec.shots == 0:
-        for key in {"permute", "split"} & spec.model_fields_set:
+        for key in sorted({"permute", "split", "groups"} & spec.model_fields_set):
             yield key, f"expected shots: 10 or another number of them; with none, nothing reads {key}"
     if spec.permute and spec.shots == 1:
         yield "shots", "expected two shots at least, between which answers can be dealt out anew, got 1"
@@ -138,10 +145,10 @@ def _worded(text: ByLanguage, prompts: PromptsSpec) -> str | None:
 class Writer:
     """Writes the prompts of a bank by a template.
 
-    Of a prompt's group, those of the template's split are put in an order drawn by `prompts.seed` and the
-    prompt's id; the first `shots` of them, itself and equal texts left out, are its shots. So every template
-    shows a prompt the same shots, fewer of them being the first of more. problems: what the bank does not
-    give.
+    Of a prompt's group (or of all), those of the template's split are put in an order drawn by `prompts.seed`
+    and the prompt's id; the first `shots` of them, itself and equal texts left out, are its shots. So every
+    template that draws from the same ones shows a prompt the same shots, fewer of them being the first of
+    more. problems: what the bank does not give.
     """
 
     template: Template
@@ -180,9 +187,11 @@ class Writer:
         drawn = self._drawn(prompt)
         if len(drawn) < template.shots:
             where = "" if template.split == "all" else f" in split {template.split}"
+            bank = f"'{self.bank.name}'"
+            whose = bank if template.mixed else f"the group '{prompt.group}' of {bank}"
             message = (
-                f"expected at most {len(drawn)} shots, which is how many prompts the group '{prompt.group}' "
-                f"of '{self.bank.name}' has{where} beside '{prompt.id}', got {template.shots}"
+                f"expected at most {len(drawn)} shots, which is how many prompts {whose} has{where} beside "
+                f"'{prompt.id}', got {template.shots}"
             )
             if not any(problem.key.endswith(f"{template.name}.shots") for problem in self.problems):
                 self.problems.append(self._problem("shots", message))
@@ -198,11 +207,12 @@ class Writer:
         return "".join(template.shot.fill(words)[0] for words in shots)
 
     def _drawn(self, prompt: Prompt) -> list[Prompt]:
+        template = self.template
         others = [
             one
             for one in self.bank.prompts
-            if one.group == prompt.group
-            and self.template.split in ("all", one.split)
+            if (template.mixed or one.group == prompt.group)
+            and template.split in ("all", one.split)
             and one.id != prompt.id
             and one.text != prompt.source
         ]
@@ -210,7 +220,7 @@ class Writer:
         distinct: dict[str, Prompt] = {}
         for one in others:
             distinct.setdefault(one.text, one)
-        return list(distinct.values())[: self.template.shots]
+        return list(distinct.values())[: template.shots]
 
     def _words(self, prompt: Prompt, form: Form, part: str) -> dict[str, str] | None:
         words: dict[str, str] = {}
@@ -236,7 +246,9 @@ def dealt_anew(answers: Sequence[str], rank: Sequence[int]) -> list[str]:
     places on as the most frequent answer has.
     """
     first = {answer: min(r for a, r in zip(answers, rank, strict=True) if a == answer) for answer in answers}
-    order = sorted(range(len(answers)), key=lambda place: (first[answers[place]], rank[place]))
+    order = sorted(
+        range(len(answers)), key=lambda place: (first[answers[place]], answers[place], rank[place])
+    )
     most = max(answers.count(answer) for answer in answers)
     dealt = list(answers)
     for position, place in enumerate(order):
@@ -280,8 +292,11 @@ def _found_in(query: str, prompt: Prompt) -> dict[str, Span]:
     sought = {**{name: fact for name, fact in facts.items() if isinstance(fact, str)}, **marked}
     spans = {}
     for name, text in sought.items():
-        first, rest = re.escape(text.strip()[0]), re.escape(text.strip()[1:])
-        places = list(re.finditer(rf"(?<!\w)(?i:{first}){rest}(?!\w)", query))
+        head, tail = text.strip()[:1], text.strip()[1:]
+        if tail not in query:
+            continue  # which spares nearly all of them a pattern
+        whole = rf"(?<!\w)(?i:{re.escape(head)}){re.escape(tail)}(?!\w)"
+        places = [found.span() for found in re.finditer(whole, query)]
         if len(places) == 1:
-            spans[name] = places[0].span()
+            spans[name] = places[0]
     return spans

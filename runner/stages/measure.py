@@ -8,6 +8,7 @@ import pyarrow as pa
 
 from analyses.join import join
 from runner.execute import Executor
+from runner.factors import factors
 from runner.plan_gates import plan_gates
 from runner.prepare import Prepared, plan_table
 from runner.progress import ProgressWatcher
@@ -29,7 +30,8 @@ def announce(run: StagedRun, name: str, prepared: Prepared, extra: dict[str, Any
     """Put a stage that is about to run into the manifest and the plan, and say what it is."""
     design = prepared.design
     section = describe_stage(design, prepared.pairing, prepared.banks, plan_gates(design, prepared.plan))
-    run.sections[name] = section | extra
+    compared = factors(design, prepared.items)
+    run.sections[name] = section | ({"factors": compared} if compared else {}) | extra
     run.columns[name] = design.columns
     run.prepared[name] = prepared
     run.plans[name] = plan_table(prepared.plan, design)
