@@ -6,6 +6,7 @@ from analyses.cross_model import Published
 from analyses.finding import Depth, Finding, Part
 from analyses.wording import count, figure, p_value, plural, share, together
 
+ALPHA = 0.05
 _MOST = 8  # parts that a sentence names
 
 
@@ -21,6 +22,8 @@ def in_a_sentence(found: Finding) -> str:
     else:
         told = f"{found.label}: {_figures(found)}"
     parts = [told.rstrip(".") + "."]
+    if found.p_holm is not None and found.p_holm >= ALPHA:
+        parts.append("No difference is shown, which does not show that there is none.")
     if found.note and found.kind in ("mean", "difference") and found.value is not None:
         parts.append(f"Note: {found.note}.")
     if found.fixed:

@@ -42,8 +42,8 @@ def flat_name(manifest: Mapping[str, Any]) -> str:
 def stage_runs(run: Run) -> dict[str, Run]:
     """A run for each measuring stage that has trials, in the manifest's order: its rows, and its manifest
     section laid over that of the run. A stage that compares nothing, and so names no primary readout that it
-    has, takes its first column of one number as that. Columns that are null in all its rows and belong to other stages
-    (their readouts, writes or axes) are dropped. A flat run is its one stage, as it is.
+    has, takes its first column of one number as that. Columns that are null in all its rows and belong to
+    other stages (their readouts, writes or axes) are dropped. A flat run is its one stage, as it is.
     """
     if not staged(run.manifest):
         return {flat_name(run.manifest): run}

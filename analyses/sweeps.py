@@ -16,11 +16,13 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from analyses.wording import figure
+from analyses.finding_words import percent
+from analyses.wording import listed, together
 
 SWEPT = "sweep."  # before the keys that were swept, in columns
 _EXPERIMENT = f"{SWEPT}experiment"
 _MOST_COLUMNS = 6  # jobs side by side; of more, each has lines of its own
+_MOST_CELLS = 12  # of a grid, told one by one
 _CLASH = (pa.ArrowInvalid, pa.ArrowTypeError)
 
 
@@ -67,15 +69,15 @@ def write_sweep(folder: Path, jobs: Sequence[SweepJob]) -> list[dict[str, Any]]:
         json.dumps({"jobs": told, "table": rows}, indent=2, ensure_ascii=False, default=str) + "\n",
         encoding="utf-8",
     )
-    plain = [{key: _cell(value) for key, value in row.items()} for row in rows]
-    pd.DataFrame(plain).to_csv(folder / "table.csv", index=False)
+    flat = pd.json_normalize(rows)  # `depth: {layer: 4}` becomes the column depth.layer
+    flat.map(_cell).to_csv(folder / "table.csv", index=False)
     by_experiment: dict[str, list[pa.Table]] = {}
     for job in jobs:
         if job.folder is not None and job.summary:
             by_experiment.setdefault(job.experiment, []).append(_trials(job, job.folder))
     for name, tables in by_experiment.items():
         file = "trials.parquet" if len(by_experiment) == 1 else f"trials_{name}.parquet"
-        pq.write_table(together(tables), folder / file)
+        pq.write_table(concatenated(tables), folder / file)
     return rows
 
 
@@ -84,12 +86,12 @@ def print_sweep(rows: Sequence[Mapping[str, Any]], console: Console) -> None:
     line for each row."""
     found = [row for row in rows if "finding" in row]
     means = [row for row in rows if "finding" not in row]
-    for part, of in ((found, "finding"), (means, "condition")):
+    for part, of in ((found, "finding"), (_grids_together(means), "condition")):
         if part:
             _print(part, of, console)
 
 
-def together(tables: Sequence[pa.Table]) -> pa.Table:
+def concatenated(tables: Sequence[pa.Table]) -> pa.Table:
     """Tables under each other; columns that only some have are null in the others, and those that are of
     kinds which do not go together become text."""
     try:
@@ -173,7 +175,24 @@ def _text(value: object) -> str:
 
 def _cell(value: object) -> object:
     """A value as a CSV file has it."""
-    return json.dumps(value, default=str) if isinstance(value, list | dict) else value
+    return json.dumps(value, default=str) if isinstance(value, list) else value
+
+
+def _grids_together(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Rows of conditions, those of a large grid in one with the least and the greatest mean."""
+    grids: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
+    for row in rows:
+        name = row["condition"].partition("[")[0]
+        grids.setdefault((row["experiment"], row["version"], row.get("stage"), name), []).append(row)
+    found: list[Mapping[str, Any]] = []
+    for (*_, name), cells in grids.items():
+        means = [cell["mean"] for cell in cells if cell["mean"] is not None]
+        if len(cells) <= _MOST_CELLS:
+            found += cells
+        else:
+            told = f"{min(means):.2f} to {max(means):.2f}" if means else None
+            found.append({**cells[0], "condition": f"{name} ({len(cells):,} cells)", "mean": told})
+    return found
 
 
 def _print(rows: Sequence[Mapping[str, Any]], of: str, console: Console) -> None:
@@ -185,7 +204,7 @@ def _print(rows: Sequence[Mapping[str, Any]], of: str, console: Console) -> None
     table = Table(box=box.SIMPLE_HEAD, title=f"{what} by {names}" if names else what, title_justify="left")
     lines: dict[tuple[str, ...], dict[tuple[str, ...], str]] = {}
     for row in rows:
-        line = tuple(filter(None, (row["experiment"] if several else "", row.get("stage"), _name(row, of))))
+        line = tuple(filter(None, (row["experiment"] if several else "", _stage(row, of), row[of])))
         lines.setdefault(line, {})[_column(row, axes, several)] = _value(row, of)
     if len(columns) <= _MOST_COLUMNS:
         table.add_column(of)
@@ -210,16 +229,26 @@ def _column(row: Mapping[str, Any], axes: Sequence[str], several: bool) -> tuple
     return tuple(filter(None, (values, "" if several and axes else row["version"])))
 
 
-def _name(row: Mapping[str, Any], of: str) -> str:
-    by = row.get("by")
-    return f"{row[of]} ({by})" if of == "finding" and isinstance(by, str) and by else str(row[of])
+def _stage(row: Mapping[str, Any], of: str) -> str | None:
+    """The stage that tells a condition from others of its name; a finding has a name of its own."""
+    return row.get("stage") if of == "condition" else None
 
 
 def _value(row: Mapping[str, Any], of: str) -> str:
-    if of == "condition":
-        return "-" if row["mean"] is None else f"{row['mean']:.2f}"
-    value, low, high = row.get("value"), row.get("low"), row.get("high")
-    if not isinstance(value, int | float) or isinstance(value, bool):
+    """The figure of a row with its interval; of a layer, with its depth."""
+    value = row.get("mean" if of == "condition" else "value")
+    if isinstance(value, list):
+        return listed([str(each) for each in value])
+    if not isinstance(value, int | float):
         return "-" if value is None else str(value)
-    interval = "" if low is None or high is None else f" [{figure(low)}, {figure(high)}]"
-    return f"{value if isinstance(value, int) else figure(value)}{interval}"
+    if of == "condition":
+        return f"{value:.2f}"
+    depth = row.get("depth")
+    if depth:
+        return f"{value} ({percent(depth['share'])})"
+    figures = [value, row.get("low"), row.get("high")]
+    if None in figures[1:] and isinstance(value, int):
+        return str(value)
+    rate = row.get("unit") == "share" and row.get("kind") == "mean"
+    told = [percent(each) for each in figures if each is not None] if rate else together(*figures)
+    return told[0] if None in figures else f"{told[0]} [{told[1]}, {told[2]}]"

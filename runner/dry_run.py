@@ -65,12 +65,12 @@ def _stage(
     for note in design.layer_notes:
         console.print(note, style="dim")
     cells = Counter(condition.name.partition("[")[0] for condition in design.conditions)
-    told: set[str] = set()
+    shown: set[str] = set()
     for condition in design.conditions:
         name = condition.name.partition("[")[0]
-        if staged and name in told:
+        if staged and name in shown:
             continue  # the first cell of a grid stands for the others
-        told.add(name)
+        shown.add(name)
         also = f"  (the first of {cells[name]:,} cells)" if staged and cells[name] > 1 else ""
         title = Text(f"\n{condition.name}", style="bold").append(f"  {condition.label}", style="not bold")
         console.print(title.append(also, style="dim"))

@@ -20,7 +20,7 @@ from runner.config.errors import ConfigurationError, Problem
 from runner.config.known import ItemId
 from runner.config.readouts import Readout, ReadoutError, with_scope
 from runner.config.resolve import Condition, Design
-from runner.config.vectors import foreign_in, undefined_in
+from runner.config.vectors import Undefined, foreign, foreign_in, undefined_in
 from runner.keys import Setting, canonical_probe
 from runner.model_source import load_backend, model_source
 from runner.plan import Plan, make_plan
@@ -98,9 +98,14 @@ def refuse_vectors(conditions: Sequence[Condition], info: ModelInfo) -> None:
     which the others can go on, and for one that was extracted from another model."""
     problems = []
     for condition in conditions:
-        reasons = [foreign_in(condition.writes, info.fingerprint, info.name)]
+        reasons = [
+            foreign_in(condition.writes, info.fingerprint, info.name),
+            foreign(condition.weights, info.fingerprint, info.name),
+        ]
         if not condition.grid:
             reasons.append(undefined_in(condition.writes))
+            if isinstance(condition.weights, Undefined):
+                reasons.append(condition.weights.reason)
         key = f"conditions.{condition.name}"
         problems += [Problem("stages", key, reason) for reason in reasons if reason is not None]
     if problems:

@@ -33,7 +33,8 @@ RULE = {
 def write(layer: int) -> dict[str, Any]:
     return {
         "site": "resid_pre", "layers": [layer], "op": "project_out", "during": "prefill", "positions": "all",
-        "value": {"kind": "constant", "name": "direction"}, "expect": None, "min_positions": None, "has_old": True,
+        "value": {"kind": "constant", "name": "direction"}, "expect": None, "min_positions": None,
+        "has_old": True,
     }  # fmt: skip
 
 
@@ -70,8 +71,10 @@ def rows(
                     "group": ["en" if i % 2 else "de" for i in range(n)], "split": stage, "status": "ok",
                     "reason": None, "output_ids": [[i, number, *[3] * 40] for i in range(n)],
                     column: held,
-                    "dir.asked_prefill": 9.0 if acts else np.nan, "dir.positions_prefill": 9.0 if acts else np.nan,
-                    "dir.asked_decode": 0.0 if acts else np.nan, "dir.positions_decode": 0.0 if acts else np.nan,
+                    "dir.asked_prefill": 9.0 if acts else np.nan,
+                    "dir.positions_prefill": 9.0 if acts else np.nan,
+                    "dir.asked_decode": 0.0 if acts else np.nan,
+                    "dir.positions_decode": 0.0 if acts else np.nan,
                     "dir.relative_change": 0.2 + number * 1e-3 if acts else np.nan, "origin": None,
                 }
             )

@@ -118,3 +118,32 @@ def test_the_terminal_tells_a_cell_once(name: str, label: str, told: str) -> Non
     print_summary(Console(file=stream, width=110, color_system=None), summary)
     row = next(line for line in stream.getvalue().splitlines() if line.strip().startswith(name))
     assert row.partition("  ")[0].strip() == told
+
+
+def test_axes_in_words_run_over_the_model_that_is_chosen(tmp_path: Path) -> None:
+    grid = "{v.layers: 0%-50%, v.heads: all}"
+    folder = body(f"a: {{v: {{site: v_proj, value: self}}, grid: {grid}}}", tmp_path)
+    small = design("+experiment=mine", folder=folder)
+    large = design("+experiment=mine", "model=mistral_7b_instruct_v0_2", folder=folder)
+    assert [len(found.conditions) - 1 for found in (small, large)] == [6 * 2, 17 * 8]
+    assert small.condition("a[v.layers=5,v.heads=kv1]").writes[0].layers == (5,)
+    told = faults("+experiment=mine", "reference_depth=32", folder=folder)
+    assert "mine.yaml: conditions.a.grid.v.layers: '0%-50%' runs over the model's own layers" in told
+    told = faults("+experiment=mine", "conditions.a.grid={v.layers: 3-40}", folder=folder)
+    assert "conditions.a.grid.v.layers: expected a layer from 0 to 8 (the model has 9 layers), got 40" in told
+
+
+def test_a_mistake_in_a_list_of_sites_is_told_once_and_where_it_stands(tmp_path: Path) -> None:
+    words = "{site: [resid_pre, mlp_uot], layers: 40, op: zero}"
+    folder = body(f"a: {{w: {words}, grid: {{w.positions: [all, 'last:2']}}}}", tmp_path)
+    lines = faults("+experiment=mine", folder=folder).splitlines()
+    assert len(lines) == 2, lines
+    layers, site = sorted(lines)
+    assert "mine.yaml: conditions.a.w.layers: expected a layer from 0 to 8" in layers
+    assert "conditions.a.w.site: " in site and "did you mean 'mlp_out'?" in site
+    sound = body(f"a: {{w: {words.replace('uot', 'out').replace('40', '4')}}}", tmp_path)
+    writes = design("+experiment=mine", folder=sound).condition("a").writes
+    assert {(write.name, write.site) for write in writes} == {
+        ("w_resid_pre", "resid_pre"),
+        ("w_mlp_out", "mlp_out"),
+    }

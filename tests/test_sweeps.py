@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 
 import runner
-from analyses.sweeps import SweepJob, print_sweep, sweep_rows, together
+from analyses.sweeps import SweepJob, concatenated, print_sweep, sweep_rows
 from runner import status
 from runner.command import new_console
 from runner.config.errors import ConfigurationError
@@ -253,8 +253,8 @@ def job(experiment: str, model: str, findings: list[dict[str, object]]) -> Sweep
 
 
 JOBS = [
-    job("a", "small", [{"name": "layer", "value": 4, "low": None, "high": None, "depth": 0.44}]),
-    job("a", "large", [{"name": "layer", "value": 20, "low": None, "high": None, "depth": 0.62}]),
+    job("a", "small", [{"name": "layer", "value": 4, "depth": {"layer": 4, "share": 0.44}}]),
+    job("a", "large", [{"name": "layer", "value": 20, "depth": {"layer": 20, "share": 0.62}}]),
     job("b", "small", [{"name": "rate", "value": 0.5, "low": 0.4, "high": 0.6, "published": [1, 2]}]),
     SweepJob({"experiment": "b", "model": "large"}, 2),
 ]
@@ -267,7 +267,7 @@ def test_findings_are_a_row_for_each_job() -> None:
         ("a", "large", "layer", 20),
         ("b", "small", "rate", 0.5),
     ]
-    assert rows[1]["sweep.model"] == "large" and rows[1]["depth"] == 0.62 and rows[1]["layers"] == 9
+    assert rows[1]["sweep.model"] == "large" and rows[1]["depth"]["share"] == 0.62 and rows[1]["layers"] == 9
 
 
 def test_the_terminal_has_experiments_below_and_models_beside_each_other(capsys) -> None:
@@ -276,7 +276,7 @@ def test_the_terminal_has_experiments_below_and_models_beside_each_other(capsys)
     (head,) = (line for line in lines if "small" in line and "large" in line)
     (layer,) = (line for line in lines if "a: layer" in line)
     (rate,) = (line for line in lines if "b: rate" in line)
-    assert head.index("small") < head.index("large") and layer.split()[-2:] == ["4", "20"]
+    assert head.index("small") < head.index("large") and layer.split()[-4:] == ["4", "(44%)", "20", "(62%)"]
     assert "0.50 [0.40, 0.60]" in rate and rate.split()[-1] == "-"
 
 
@@ -288,10 +288,26 @@ def test_many_jobs_have_a_line_each(capsys) -> None:
     assert [line[-3:] for line in lines] == [[f"model_{n},", "v0001", str(n)] for n in range(9)]
 
 
+def test_a_large_grid_is_one_line(capsys) -> None:
+    readouts = [{"score": {"mean": mean, "sd": 0.1}} for mean in range(13)]
+    conditions = {
+        f"{name}[x={n}]": {"label": "", "n": 5, "readouts": readout}
+        for name, cells in (("large", 13), ("small", 2))
+        for n, readout in enumerate(readouts[:cells])
+    }
+    summary = {"model": {}, "primary": "score", "conditions": conditions}
+    rows = sweep_rows([SweepJob({"model": "m"}, 0, Path("out/a/v0001"), summary)])
+    assert len(rows) == 15
+    print_sweep(rows, new_console())
+    lines = [line.strip() for line in capsys.readouterr().out.splitlines() if line.strip()]
+    assert [line.split("  ")[0] for line in lines[-3:]] == ["large (13 cells)", "small[x=0]", "small[x=1]"]
+    assert lines[-3].endswith("0.00 to 12.00") and lines[-1].endswith("1.00")
+
+
 def test_columns_of_kinds_that_do_not_go_together_become_text() -> None:
     one = pa.table({"x": [1, 2], "axis": [3, 4], "own": [0.5, None]})
     two = pa.table({"x": [0.5], "axis": ["84%"]})
     three = pa.table({"x": [7], "axis": [[1, 2]]})
-    found = together([one, two, three]).to_pydict()
+    found = concatenated([one, two, three]).to_pydict()
     assert found["x"] == [1.0, 2.0, 0.5, 7.0] and found["own"] == [0.5, None, None, None]
     assert found["axis"] == ["3", "4", "84%", "[1, 2]"]

@@ -4,6 +4,7 @@ residual stream, and what is told where that is not the same."""
 from __future__ import annotations
 
 import json
+import random
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,6 +19,8 @@ from backends.torch.backend import TorchBackend
 from backends.writes import Constant
 from runner import run, status
 from runner.config.resolve import Design
+from runner.config.vectors import Extracted, GroupedConstant, NoVector, foreign
+from runner.config.weights import weights_for
 from runner.execute import Executor, Result
 from runner.plan import Plan
 from runner.plan_gates import plan_gates
@@ -196,6 +199,58 @@ class _Silent:
     def note(self, sentence: str) -> None: ...
 
 
+STAGED = """# @package _global_
+defaults: [_self_, {override /prompts: refusal}]
+experiment: {name: staged, n: 4}
+stages:
+  direction: {kind: extract, split: extract, site: resid_pre, positions: "last:2", each_position: true,
+              of: donor, minus: target}
+  use:
+    kind: measure
+    split: test
+    conditions:
+      baseline: {prompt: donor}
+      hooks:
+        prompt: donor
+        e: {site: embed, VALUE}
+        m: {site: resid_mid, layers: all, VALUE}
+        p: {site: resid_post, layers: all, VALUE}
+      changed: {prompt: donor, weights: {orthogonalise: "artefact:direction", FROM}}
+    readouts: [refusal, kl]
+    contrasts: {primary: refusal}
+"""
+
+
+def test_an_artefact_of_an_earlier_stage_names_the_direction(tmp_path: Path) -> None:
+    of = 'from_layer: 4, from_positions: "index:-1"'
+    text = STAGED.replace("VALUE", f"value: 'artefact:direction', {EVERYWHERE}, {of}").replace("FROM", of)
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment" / "mine.yaml").write_text(text, encoding="utf-8")
+    ended, where = run_mine(tmp_path)
+    assert ended == status.DONE
+    table = pd.read_parquet(where / "trials.parquet").set_index("condition")
+    assert table.loc["changed"]["kl"].to_numpy() == pytest.approx(
+        table.loc["hooks"]["kl"].to_numpy(), rel=1e-3
+    )
+    assert table.loc["changed"]["kl"].min() > 1e-3
+    (tmp_path / "experiment" / "mine.yaml").write_text(text.replace(f", {of}}}}}", "}}"), encoding="utf-8")
+    said = faults("+experiment=mine", folder=tmp_path)
+    assert "changed.weights.from_layer: missing" in said and "one for each of the layers 0, 1" in said
+
+
+def test_a_vector_of_another_model_takes_nothing_out_of_this_one() -> None:
+    vectors = np.ones(WIDTH, dtype=np.float32)
+    own = Extracted("d", vectors, "r", fingerprint="a" * 64, model="mine")
+    grouped = GroupedConstant("g", vectors, "r", groups=(("x", own), ("y", own)))
+    for constant in (own, grouped):
+        assert foreign(constant, "a" * 64, "mine") is None
+        told = foreign(constant, "b" * 64, "other")
+        assert told is not None and "was extracted from mine" in told and "this is other" in told
+    assert weights_for(grouped, "y") == own and weights_for(None, "y") is None
+    with pytest.raises(NoVector, match="the group 'z', found those of x, y"):
+        weights_for(grouped, "z")
+
+
 @pytest.mark.parametrize("family", ["gpt2", "gemma2"])
 def test_where_it_is_not_exact_trials_are_invalid_and_say_why(family: str, tmp_path: Path) -> None:
     model = local_folder(tmp_path / "model", family)
@@ -288,8 +343,6 @@ def direction(seed: int) -> Constant:
 
 
 def test_rows_of_one_call_have_each_their_own_weights(llama: TorchBackend) -> None:
-    import random
-
     rng = random.Random(3)
     donor = prompt(rng, 9)
     patched = (write("v", "v_proj", (2,), positions="last:3", during="both", hold="cycle"),)

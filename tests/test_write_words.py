@@ -273,8 +273,14 @@ def test_values_that_mean_nothing_are_refused(tmp_path: Path) -> None:
             (f"{RESID}, value: 'mean:target'", "did you mean 'targets'"),
             (f"{RESID}, value: 'mean:'", "expected the set of a mean (targets, donors, pseudo_recursive"),
             (f"{RESID}, value: 'mean:targets/facual'", "did you mean 'factual'"),
-            (f"{RESID}, value: 'artefact:refusal'", "the stages of this experiment (measure) extract none"),
-            (f"{RESID}, value: 'orthogonal:artefact:refusal'", "(measure) extract none, got 'refusal'"),
+            (
+                f"{RESID}, value: 'artefact:refusal'",
+                "expected an artefact that an earlier stage extracts, or the path",
+            ),
+            (
+                f"{RESID}, value: 'orthogonal:artefact:refusal'",
+                "or the path of one (.safetensors), got 'refusal'",
+            ),
             (f"{RESID}, value: 4.0", "a number is the value of a feature (site sae, op set_feature)"),
             (f"{RESID}, value: true", "value: expected a text or a number, got true"),
             (f"{RESID}, value: .inf", "finite"),

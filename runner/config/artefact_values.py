@@ -176,7 +176,7 @@ def _at_layers(
         return np.take(array, artefact.layers.index(layer), axis=grouped), layer
     if write.site in LAYERLESS:
         raise ArtefactError(
-            f"{write.site} is a site of the whole model; expected from_layer, one of {listed(artefact.layers)}"
+            f"{write.site} is a site of the whole model; expected from_layer, one of {listed(map(str, artefact.layers))}"
         )
     _has_layers(artefact, _written(write, spec))
     shape = (*array.shape[:grouped], spec.model.layers, artefact.width)
@@ -189,7 +189,7 @@ def _has_layers(artefact: Artefact, layers: list[int]) -> None:
     missing = [layer for layer in layers if layer not in artefact.layers]
     if missing:
         raise ArtefactError(
-            f"the artefact '{artefact.name}' is of layers {listed(artefact.layers)} and not of {missing[0]}; "
+            f"the artefact '{artefact.name}' is of layers {listed(map(str, artefact.layers))} and not of {missing[0]}; "
             "from_layer gives every written layer the vector of one"
         )
 

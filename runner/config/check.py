@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,6 +13,7 @@ from runner.config.choice_words import fill
 from runner.config.complaints import complaint, existing_path
 from runner.config.compose import Composed, options
 from runner.config.errors import ConfigurationError, Problem, as_yaml, listed, suggestion
+from runner.config.finding_checks import finding_faults
 from runner.config.known import MEASURE, NOTHING, Known
 from runner.config.local_model import with_local_files
 from runner.config.one_stage import check_stage, take_out
@@ -119,7 +120,9 @@ def check_experiment(composed: Composed) -> Experiment:
         if told:
             raise ConfigurationError(list(dict.fromkeys(told)))
         assert spec is not None
-        return Experiment((Stage(MEASURE, MEASURE, None, spec),), False, *others)
+        flat_stages = (Stage(MEASURE, MEASURE, None, spec),)
+        _told_of(others, flat_stages, composed)
+        return Experiment(flat_stages, False, *others)
     if mapping.get("conditions"):
         message = "expected conditions inside the stages, or no stages at all"
         told.append(_problem(composed, ("conditions",), message))
@@ -127,7 +130,19 @@ def check_experiment(composed: Composed) -> Experiment:
     others = _others(mapping, composed, told)
     if told:
         raise ConfigurationError(list(dict.fromkeys(told)))
+    _told_of(others, found, composed)
     return Experiment(tuple(found), True, *others, known_now)
+
+
+def _told_of(
+    others: tuple[Mapping[str, FindingSpec], Mapping[str, FigureSpec]],
+    stages: Sequence[Stage],
+    composed: Composed,
+) -> None:
+    """Raises ConfigurationError for findings and figures that do not fit the stages."""
+    told = [_problem(composed, key, message) for key, message in finding_faults(*others, stages)]
+    if told:
+        raise ConfigurationError(told)
 
 
 def check_again(composed: Composed, stage: Stage, known: Known) -> Spec:
@@ -192,12 +207,13 @@ def _body(name: str, given: Any, composed: Composed, told: list[Problem]) -> Any
         told.append(_problem(composed, key, f"expected a stage, {{kind: ...}}, got {as_yaml(given)}"))
         return None
     kind = given.get("kind")
-    if kind not in _KINDS:
+    if not isinstance(kind, str) or kind not in _KINDS:
         what = "missing: expected" if kind is None else "expected"
         got = "" if kind is None else f", got {as_yaml(kind)}{suggestion(str(kind), _KINDS)}"
         told.append(_problem(composed, (*key, "kind"), f"{what} one of {listed(_KINDS)}{got}"))
         return None
-    return _read(_KINDS[kind], given, key, composed, told)
+    body: AnyStage | None = _read(_KINDS[kind], given, key, composed, told)
+    return body
 
 
 def _others(

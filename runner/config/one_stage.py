@@ -78,7 +78,7 @@ class _Report:
         self.problems: list[Problem] = [*composed.problems, *composed.misread]
         self._keys = {problem.key for problem in self.problems}  # as the configuration calls them
         self.read_from: Mapping[str, tuple[Path, str]] = {}  # keys of the model that another file gave
-        self.places: dict[Key, Key] = {}  # entries that grids were expanded in -> as they were written
+        self.places: dict[Key, Key] = {}  # what grids and lists of sites became -> as it was written
         self.cells: dict[str, list[str]] = {}  # grid -> its cells, by their keys
 
     def add(self, key: Key, message: str) -> None:
@@ -154,6 +154,8 @@ def _split(mapping: dict[str, Any], report: _Report) -> None:
     for fault in bodies.faults:
         report.add(("conditions", *fault.key), fault.message)
     mapping["conditions"] = bodies.conditions
+    for (name, write), written in bodies.written.items():
+        report.places["conditions", name, write] = ("conditions", name, written)
     for name, cells in bodies.grids.items():
         report.cells[report.placed("conditions", name)] = [
             report.placed("conditions", cell.name) for cell in cells

@@ -48,14 +48,21 @@ class Extracted(Constant):
 def foreign_in(writes: Sequence[Write], fingerprint: str, name: str) -> str | None:
     """Why a write cannot take place in the loaded model: its vector is another one's; None where it can."""
     for write in writes:
-        constant = write.value.constant
-        members = [one for _, one in constant.groups] if isinstance(constant, GroupedConstant) else [constant]
-        for one in members:
-            if isinstance(one, Extracted) and one.fingerprint != fingerprint:
-                return (
-                    f"'{write.name}': {one.name} was extracted from {one.model} (weights "
-                    f"{one.fingerprint[:12]}), and this is {name} (weights {fingerprint[:12]}); extract it anew"
-                )
+        reason = foreign(write.value.constant, fingerprint, name)
+        if reason is not None:
+            return f"'{write.name}': {reason}"
+    return None
+
+
+def foreign(constant: Constant | None, fingerprint: str, name: str) -> str | None:
+    """Why a vector means nothing in the loaded model: it is another one's; None where it does."""
+    members = [one for _, one in constant.groups] if isinstance(constant, GroupedConstant) else [constant]
+    for one in members:
+        if isinstance(one, Extracted) and one.fingerprint != fingerprint:
+            return (
+                f"{one.name} was extracted from {one.model} (weights {one.fingerprint[:12]}), and this is "
+                f"{name} (weights {fingerprint[:12]}); extract it anew"
+            )
     return None
 
 

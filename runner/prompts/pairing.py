@@ -117,7 +117,7 @@ def pair(
             else:
                 found = _role(prompts.seed, name, role, index, chosen.roles[name], donor, target, length)
             if found is None:
-                missing[name] = f"no prompt of the role '{name}' {Relation.of(role).words} for '{target.id}'"
+                missing[name] = f"no prompt of the role '{name}' {Relation.of(role).words}"
             else:
                 roles[name] = found
         fitting = relation.among(chosen.donors, target) if relation else chosen.donors
