@@ -6,8 +6,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
+from analyses.by_condition import ByCondition
 from analyses.gate import EVERY, Gate
 from analyses.measured import kind_of_column, probe_columns
 from analyses.pairs import declared_pairs, pair
@@ -49,18 +51,18 @@ def _no_valid_trials(trials: pd.DataFrame, manifest: Mapping[str, Any]) -> list[
     """Conditions of which every trial ended and none is valid, after one gate for the whole run where that
     holds of all of them. Trials that may still be valid keep a condition out."""
     names = conditions_of(trials, manifest)
+    apart = ByCondition.of(trials)
     gates = []
     for condition in names:
-        rows = trials[trials["condition"] == condition]
-        if rows["status"].isin(("ok", "pending")).any():
+        statuses = apart.statuses(condition)
+        if statuses.get("ok") or statuses.get("pending"):
             continue
+        rows = trials.iloc[apart.rows(condition)]
         if rows.empty:
             fact = f"{condition} has no trial at all"
         else:
             ended = [
-                f"{count(n)} {status}"
-                for status in ("invalid", "failed")
-                if (n := int((rows["status"] == status).sum()))
+                f"{count(n)} {status}" for status in ("invalid", "failed") if (n := statuses.get(status, 0))
             ]
             fact = (
                 f"none of the {plural(len(rows), 'trial')} of {condition} is valid ({listed(ended)}"
@@ -75,10 +77,11 @@ def _no_valid_trials(trials: pd.DataFrame, manifest: Mapping[str, Any]) -> list[
 
 def _failed(trials: pd.DataFrame, manifest: Mapping[str, Any]) -> list[Gate]:
     gates = []
+    apart = ByCondition.of(trials)
     for condition in conditions_of(trials, manifest):
-        rows = trials[trials["condition"] == condition]
-        failed = rows[rows["status"] == "failed"]
-        if len(failed):
+        if apart.statuses(condition).get("failed"):
+            rows = trials.iloc[apart.rows(condition)]
+            failed = rows[rows["status"] == "failed"]
             share_failed = f"{count(len(failed))} of {plural(len(rows), 'trial')}"
             sentence = f"{share_failed} of {condition} failed{_reason(failed)}."
             gates.append(Gate(condition, "failed", "fail", sentence))
@@ -97,23 +100,25 @@ def _reason(rows: pd.DataFrame) -> str:
 def _valid_rate(trials: pd.DataFrame, manifest: Mapping[str, Any]) -> list[Gate]:
     """Conditions whose share of valid trials is not the baseline's; those without any have their own gate."""
     rates: dict[str, tuple[int, int]] = {}
+    apart = ByCondition.of(trials)
     for condition in conditions_of(trials, manifest):
-        finished = trials[(trials["condition"] == condition) & (trials["status"] != "pending")]
-        rates[condition] = (int((finished["status"] == "ok").sum()), len(finished))
+        statuses = apart.statuses(condition)
+        rates[condition] = (statuses.get("ok", 0), sum(statuses.values()) - statuses.get("pending", 0))
     reference = rates.get(_baseline(manifest), (0, 0))
     gates = []
     for condition, (valid, ended) in rates.items():
         if valid == 0:
             continue
-        rows = trials[(trials["condition"] == condition) & (trials["status"] == "invalid")]
         fact = f"{count(valid)} of {plural(ended, 'trial')} of {condition} are valid ({share(valid, ended)})"
         if reference[1] and valid * reference[1] != reference[0] * ended:
-            apart = abs(valid / ended - reference[0] / reference[1])
+            rows = trials.iloc[apart.rows(condition)]
+            rows = rows[rows["status"] == "invalid"]
+            gap = abs(valid / ended - reference[0] / reference[1])
             sentence = (
                 f"{fact}, against {count(reference[0])} of {count(reference[1])} of {_baseline(manifest)}"
                 f"{_reason(rows)}: the conditions do not lose the same items."
             )
-            gates.append(Gate(condition, "valid_rate", "fail" if apart > 0.05 else "warn", sentence))
+            gates.append(Gate(condition, "valid_rate", "fail" if gap > 0.05 else "warn", sentence))
     return gates
 
 
@@ -123,9 +128,10 @@ def _fewer_items(trials: pd.DataFrame, manifest: Mapping[str, Any]) -> list[Gate
     if asked is None:
         return []
     have: dict[str, tuple[int, int]] = {}
+    apart, items = ByCondition.of(trials), pd.factorize(trials["item"])[0]
     for condition in conditions_of(trials, manifest):
-        rows = trials[trials["condition"] == condition]
-        have[condition] = (rows["item"].nunique(), rows.loc[rows["status"] == "ok", "item"].nunique())
+        planned, valid = (len(np.unique(items[at])) for at in (apart.rows(condition), apart.ok(condition)))
+        have[condition] = (planned, valid)
     if len(set(have.values())) == 1:
         have = {EVERY: next(iter(have.values()))}
     gates = []
@@ -194,10 +200,12 @@ def _unequal_n(trials: pd.DataFrame, manifest: Mapping[str, Any]) -> list[Gate]:
 def _undefined(trials: pd.DataFrame, manifest: Mapping[str, Any]) -> list[Gate]:
     """Probes without a value in valid trials: failing where a condition has none at all."""
     gates = []
+    apart = ByCondition.of(trials)
     for probe, columns in probe_columns(trials, manifest).items():
+        undefined = trials[columns[0]].isna().to_numpy() if columns else np.empty(0, dtype=bool)
         for condition in conditions_of(trials, manifest) if columns else ():
-            rows = ok_rows(trials, condition)
-            missing = int(rows[columns[0]].isna().sum())
+            rows = apart.ok(condition)
+            missing = int(undefined[rows].sum())
             if missing:
                 fact = f"{probe} is undefined in {count(missing)} of {plural(len(rows), 'valid trial')} of"
                 end = "nothing can be said about it" if missing == len(rows) else "they are left out"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +9,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analyses.tables import conditions_of, ok_rows
+from analyses.by_condition import ByCondition, Positions, numbers
+from analyses.clusters import Floats
+from analyses.tables import conditions_of
 
 PHASES = ("prefill", "decode")
 INERT_FULL, INERT_LOW = 1e-6, 1e-3  # relative changes that count as none, by the dtype of the run
@@ -69,13 +70,31 @@ def receipts(trials: pd.DataFrame, manifest: Mapping[str, Any]) -> list[Receipt]
     """The receipts of every write of every condition, in the manifest's order. Columns that are missing or
     null count as 0 positions; an infinite change stays infinite."""
     found = []
+    apart = ByCondition.of(trials)
+    columns = _Columns(trials, {})
     for condition in conditions_of(trials, manifest):
         declared = manifest.get("conditions", {}).get(condition, {})
-        rows = ok_rows(trials, condition)
+        rows = apart.ok(condition)
         for write, spec in (declared.get("writes") or {}).items():
             tokens = declared.get("sampling", {}).get("max_new_tokens")
-            found.append(_receipt(condition, write, spec, rows, 1 if tokens is None else int(tokens)))
+            tokens = 1 if tokens is None else int(tokens)
+            found.append(_receipt(condition, write, spec, columns, rows, tokens))
     return found
+
+
+@dataclass(frozen=True)
+class _Columns:
+    """Columns of a table as numbers, each converted once."""
+
+    trials: pd.DataFrame
+    known: dict[str, Floats | None]
+
+    def of(self, column: str, rows: Positions) -> Floats:
+        """The values in some rows; none where the table does not have the column."""
+        if column not in self.known:
+            self.known[column] = numbers(self.trials, column)
+        held = self.known[column]
+        return np.empty(0, dtype=np.float64) if held is None else held[rows]
 
 
 def full_precision(manifest: Mapping[str, Any]) -> bool:
@@ -88,9 +107,11 @@ def inert_limit(manifest: Mapping[str, Any]) -> float:
     return INERT_FULL if full_precision(manifest) else INERT_LOW
 
 
-def _receipt(condition: str, write: str, spec: Mapping[str, Any], rows: pd.DataFrame, tokens: int) -> Receipt:
+def _receipt(
+    condition: str, write: str, spec: Mapping[str, Any], columns: _Columns, rows: Positions, tokens: int
+) -> Receipt:
     def total(field: str) -> int:
-        column = _numbers(rows, f"{write}.{field}")
+        column = columns.of(f"{write}.{field}", rows)
         return int(np.nansum(column)) if len(column) else 0
 
     asked = {phase: total(f"asked_{phase}") for phase in PHASES}
@@ -102,7 +123,7 @@ def _receipt(condition: str, write: str, spec: Mapping[str, Any], rows: pd.DataF
     # that never found a step to act on has still done nothing.
     if (during == "both" and asked["decode"] > 0) or (during == "decode" and tokens > 0):
         phases.append("decode")
-    ahead = _numbers(rows, f"{write}.keys_ahead")
+    ahead = columns.of(f"{write}.keys_ahead", rows)
     return Receipt(
         condition=condition,
         write=write,
@@ -114,17 +135,11 @@ def _receipt(condition: str, write: str, spec: Mapping[str, Any], rows: pd.DataF
         shadowed={"prefill": total("positions_shadowed"), "decode": total("decode_shadowed")},
         keys_ahead=total("keys_ahead"),
         trials_ahead=int((ahead > 0).sum()),
-        relative_change=_mean(_numbers(rows, f"{write}.relative_change")),
-        logit_change=_mean(_numbers(rows, f"{write}.logit_change")),
+        relative_change=_mean(columns.of(f"{write}.relative_change", rows)),
+        logit_change=_mean(columns.of(f"{write}.logit_change", rows)),
     )
 
 
-def _numbers(rows: pd.DataFrame, column: str) -> np.ndarray[Any, np.dtype[np.float64]]:
-    if column not in rows.columns:
-        return np.empty(0, dtype=np.float64)
-    return pd.to_numeric(rows[column], errors="coerce").to_numpy(dtype=np.float64, na_value=math.nan)
-
-
-def _mean(values: np.ndarray[Any, np.dtype[np.float64]]) -> float | None:
+def _mean(values: Floats) -> float | None:
     defined = values[~np.isnan(values)]
     return float(defined.mean()) if len(defined) else None

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from analyses.by_condition import ByCondition, numbers
 from analyses.checks import checks
 from analyses.contrasts import Contrast, contrasts, naive_against_baseline, naive_between_arms
 from analyses.findings import findings
@@ -107,21 +108,21 @@ def write_summary(run: Run) -> Summary:
 
 def _conditions(trials: pd.DataFrame, manifest: Mapping[str, Any]) -> dict[str, Any]:
     found: dict[str, Any] = {}
-    columns = value_columns(trials)
+    held = {column: numbers(trials, column) for column in value_columns(trials)}
+    apart = ByCondition.of(trials)
     for name in conditions_of(trials, manifest):
         declared = manifest.get("conditions", {}).get(name, {})
-        rows, valid = trials[trials["condition"] == name], ok_rows(trials, name)
+        valid, statuses = apart.ok(name), apart.statuses(name)
         entry: dict[str, Any] = {
             "label": declared.get("label") or name,
             "words": list(declared.get("words") or ()),
             "n": len(valid),
-            "invalid": int((rows["status"] == "invalid").sum()),
-            "failed": int((rows["status"] == "failed").sum()),
-            "pending": int((rows["status"] == "pending").sum()),
+            **{status: statuses.get(status, 0) for status in ("invalid", "failed", "pending")},
             "readouts": {},
         }
-        for column in columns:
-            described = asdict(describe(pd.to_numeric(valid[column], errors="coerce").to_numpy(dtype=float)))
+        for column, values in held.items():
+            assert values is not None
+            described = asdict(describe(values[valid]))
             if column not in SCORES[:1]:
                 # The three shares are those of the published score; elsewhere the thresholds mean nothing.
                 for share in ("strong", "moderate", "none"):

@@ -225,11 +225,13 @@ def test_trap_16_outside_a_grid_it_is_an_error(cli, tmp_path):
         ({"stages/agreed/from": "candidates"}, "it stands later in the file"),
         (
             {"stages/best/over": ["dir.layer"]},
-            "stages.best.over.0: expected an axis of a grid in 'candidates' (dir.from_layer, dir.from_positions)",
+            "stages.best.over.0: expected an axis of a grid in 'candidates' (dir.from_layer, "
+            "dir.from_positions)",
         ),
         (
             {"stages/best/lowest": {"of": "ablat", "readout": "refusal"}},
-            "stages.best.lowest.of: expected a condition or grid of 'candidates' (baseline, ablate), got 'ablat'"
+            "stages.best.lowest.of: expected a condition or grid of 'candidates' (baseline, ablate), got "
+            "'ablat'"
             "; did you mean 'ablate'?",
         ),
         (
@@ -245,7 +247,8 @@ def test_trap_16_outside_a_grid_it_is_an_error(cli, tmp_path):
         ),
         (
             {"stages/evaluate/conditions/ablated/dir/from_layer": "choice:bst"},
-            "stages.evaluate.conditions.ablated.dir.from_layer: expected a choice of an earlier stage (agreed, "
+            "stages.evaluate.conditions.ablated.dir.from_layer: expected a choice of an earlier stage "
+            "(agreed, "
             "best), got 'bst'; did you mean 'best'?",
         ),
         (

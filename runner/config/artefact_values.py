@@ -103,7 +103,8 @@ def _fits(artefact: Artefact, write: WriteSpec, spec: Spec) -> None:
     if not same_space:
         fitting = RESIDUAL if artefact.site in RESIDUAL else (artefact.site,)
         raise ArtefactError(
-            f"the artefact '{artefact.name}' is of {artefact.site}, whose rows are no rows of {write.site}; it "
+            f"the artefact '{artefact.name}' is of {artefact.site}, whose rows are no rows of "
+            f"{write.site}; it "
             f"can be written at {listed(fitting)}"
         )
     width = _width(write.site, spec.model)
@@ -114,7 +115,8 @@ def _fits(artefact: Artefact, write: WriteSpec, spec: Spec) -> None:
         )
     if artefact.units == "unit" and write.op == "replace":
         raise ArtefactError(
-            f"the artefact '{artefact.name}' has vectors of length 1 (norm: unit), which are directions and no "
+            f"the artefact '{artefact.name}' has vectors of length 1 (norm: unit), which are directions "
+            "and no "
             "activations to replace others by; extract it with norm: raw"
         )
 
@@ -144,7 +146,8 @@ def _position(artefact: Artefact, write: WriteSpec) -> int:
         return 0
     if position not in artefact.positions:
         raise ArtefactError(
-            f"expected a position of the artefact '{artefact.name}' ({_offered(artefact)}), got index:{position}"
+            f"expected a position of the artefact '{artefact.name}' ({_offered(artefact)}), got "
+            f"index:{position}"
         )
     return artefact.positions.index(position)
 
@@ -176,7 +179,8 @@ def _at_layers(
         return np.take(array, artefact.layers.index(layer), axis=grouped), layer
     if write.site in LAYERLESS:
         raise ArtefactError(
-            f"{write.site} is a site of the whole model; expected from_layer, one of {listed(map(str, artefact.layers))}"
+            f"{write.site} is a site of the whole model; expected from_layer, one of "
+            f"{listed(map(str, artefact.layers))}"
         )
     _has_layers(artefact, _written(write, spec))
     shape = (*array.shape[:grouped], spec.model.layers, artefact.width)
@@ -189,7 +193,8 @@ def _has_layers(artefact: Artefact, layers: list[int]) -> None:
     missing = [layer for layer in layers if layer not in artefact.layers]
     if missing:
         raise ArtefactError(
-            f"the artefact '{artefact.name}' is of layers {listed(map(str, artefact.layers))} and not of {missing[0]}; "
+            f"the artefact '{artefact.name}' is of layers {listed(map(str, artefact.layers))} and not of "
+            f"{missing[0]}; "
             "from_layer gives every written layer the vector of one"
         )
 

@@ -78,7 +78,8 @@ def _chosen(chosen: Chosen, axis: str, field_name: str, key: Key, out: Filled) -
     if len(values) == 1 or (chosen.pending and field_name not in _LISTS):
         return values[0]
     if field_name not in _LISTS:
-        message = f"expected one value, but '{chosen.name}' has chosen {len(values)} ({listed(map(str, values))})"
+        several = f"{len(values)} ({listed(map(str, values))})"
+        message = f"expected one value, but '{chosen.name}' has chosen {several}"
         out.faults.append((key, message))
         return values[0]
     return values

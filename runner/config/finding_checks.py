@@ -33,7 +33,8 @@ def _finding(finding: FindingSpec, stages: Sequence[Given]) -> Iterator[Fault]:
         got = f"got {listed(kinds)}" if kinds else "got none of them"
         yield (
             (),
-            f"expected one of readout (of a measurement), axis (of a choice) and column (of an artefact), {got}",
+            "expected one of readout (of a measurement), axis (of a choice) and column (of an artefact), "
+            f"{got}",
         )
         return
     if finding.readout is not None:
@@ -57,7 +58,8 @@ def _finding(finding: FindingSpec, stages: Sequence[Given]) -> Iterator[Fault]:
             if len(fitting) != 1:
                 yield (
                     ("axis",),
-                    f"expected an axis of the choice '{finding.choice}' ({listed(chosen.over)}), got '{finding.axis}'",
+                    f"expected an axis of the choice '{finding.choice}' ({listed(chosen.over)}), got "
+                    f"'{finding.axis}'",
                 )
         return
     names = [stage.name for stage in stages if isinstance(stage.body, ExtractStageSpec)]

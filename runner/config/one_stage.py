@@ -149,7 +149,10 @@ def _split(mapping: dict[str, Any], report: _Report) -> None:
 
     model = mapping.get("model")
     bodies = split_bodies(
-        mapping["conditions"], given, model if isinstance(model, dict) else None, mapping.get("reference_depth")
+        mapping["conditions"],
+        given,
+        model if isinstance(model, dict) else None,
+        mapping.get("reference_depth"),
     )
     for fault in bodies.faults:
         report.add(("conditions", *fault.key), fault.message)

@@ -53,7 +53,8 @@ def stage_faults(
         faults.append(
             (
                 (),
-                f"{shared}: what was fitted to prompts is not tested by them. Give the stage another `split`, or "
+                f"{shared}: what was fitted to prompts is not tested by them. Give the stage another "
+                "`split`, or "
                 "say in_sample: true, which the report repeats",
             )
         )
@@ -226,23 +227,24 @@ def _in_sample(stage: Given, before: Sequence[Given], folders: Sequence[Path]) -
             what = "extracted from" if isinstance(other.body, ExtractStageSpec) else "chosen on"
             named = ", ".join(f"'{identity}'" for _, identity in shared[:_SHOWN])
             return (
-                f"it reads {len(shared)} prompts ({named}{', ...' if len(shared) > _SHOWN else ''}) that what it "
+                f"it reads {len(shared)} prompts ({named}{', ...' if len(shared) > _SHOWN else ''}) that "
+                "what it "
                 f"uses was {what} (stage '{other.name}')"
             )
     return None
 
 
 def _rests_on(stage: Given, before: Sequence[Given]) -> list[Given]:
-    """The earlier stages whose prompts went into what a stage uses: those of its choices and artefacts, and of
-    theirs. A choice of items counts only where it looked at what the stage is about."""
+    """The earlier stages whose prompts went into what a stage uses: those of its choices and artefacts, and
+    of theirs. A choice of items counts only where it looked at what the stage is about."""
     by_name = {one.name: one for one in before}
     kept = getattr(stage.body, "items", None)
     found: dict[str, Given] = {}
     queue = [name for name in names_read(stage.body) if choice_named(kept) != name]
     chosen = by_name.get(choice_named(kept) or "")
-    if chosen is not None and isinstance(chosen.body, SelectStageSpec) and stage.spec is not None:
-        if any(one.readout == stage.spec.contrasts.primary for one in chosen.body.items):
-            queue.append(chosen.name)
+    if chosen is not None and stage.spec is not None:
+        looked_at = {one.readout for one in chosen.body.items}
+        queue += [chosen.name] if stage.spec.contrasts.primary in looked_at else []
     while queue:
         one = by_name.get(queue.pop())
         if one is None or one.name in found:

@@ -30,8 +30,8 @@ class NoVector(ValueError):
 
 @dataclass(frozen=True, kw_only=True)
 class Undefined(Constant):
-    """A vector that is zero or not finite, so that it is no direction. It never reaches a backend: a cell of a
-    grid that names it has invalid trials, with `reason`, and the other cells go on."""
+    """A vector that is zero or not finite, so that it is no direction. It never reaches a backend: a cell of
+    a grid that names it has invalid trials, with `reason`, and the other cells go on."""
 
     reason: str
 

@@ -51,10 +51,7 @@ def run_stages(experiment: Experiment, run: StagedRun, first: Prepared) -> None:
 def _measure(
     stage: Stage, body: MeasureStageSpec | None, run: StagedRun, first: Prepared, *, fresh: bool
 ) -> None:
-    if body is None or (fresh and not stage.needs):
-        prepared = first
-    else:
-        prepared = _prepared(stage, body, run)
+    prepared = first if body is None or (fresh and not stage.needs) else _prepared(stage, body, run)
     if prepared.kept is not None and not prepared.items:
         run.sections[stage.name] = _section(stage, LEFT_OUT) | {"reason": "none of its items was kept"}
         return

@@ -90,7 +90,8 @@ def extract_stage(run: StagedRun, name: str, body: ExtractStageSpec, prepared: P
     shapes = {read.values.shape[0] for read in reads}
     if len(shapes) > 1:
         raise ArtefactError(
-            f"stage '{name}': {body.positions} has {min(shapes)} positions in one prompt and {max(shapes)} in "
+            f"stage '{name}': {body.positions} has {min(shapes)} positions in one prompt and {max(shapes)} "
+            "in "
             "another; each_position: true needs as many in all"
         )
     count = shapes.pop()
@@ -146,7 +147,8 @@ def combine_stage(
     """
     if source.site != "head_z" or "layer" not in source.dims or "position" in source.dims:
         raise ArtefactError(
-            f"stage '{name}': expected an artefact of head_z at one position, '{source.name}' is of {source.site}"
+            f"stage '{name}': expected an artefact of head_z at one position, '{source.name}' is of "
+            f"{source.site}"
             f" ({', '.join(source.dims)})"
         )
     info = backend.info

@@ -42,7 +42,10 @@ def announce(run: StagedRun, name: str, prepared: Prepared, extra: dict[str, Any
         run.speaker.say(f"stage {name}: measure{_question(design.question)}", "bold")
     else:
         run.speaker.say(f"{run.folder.name}{_question(design.question)}", "bold")
-    distinct = f"{pairing.distinct_donors} donors, {pairing.distinct_targets} targets, {pairing.distinct_pairs} pairs"
+    distinct = (
+        f"{pairing.distinct_donors} donors, {pairing.distinct_targets} targets, "
+        f"{pairing.distinct_pairs} pairs"
+    )
     run.speaker.say(
         f"{len(prepared.plan.trials):,} trials: {len(design.conditions)} conditions, "
         f"{pairing.items} items ({distinct}), "
