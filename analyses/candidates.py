@@ -127,7 +127,7 @@ def _sentence(
     objective: Objective | None,
     noun: str,
 ) -> str:
-    whole, removed = plural(len(candidates), noun), _removed(candidates, criteria)
+    whole, removed = plural(len(candidates), noun), _removed(candidates, criteria, noun)
     if not taken:
         return f"No {noun} of {count(len(candidates))} passes{removed}."
     passing = sum(each.passes for each in candidates)
@@ -144,7 +144,7 @@ def _sentence(
     return f"The {plural(len(taken), noun)} of {objective.words}, {of}: {names}."
 
 
-def _removed(candidates: Sequence[Candidate], criteria: Sequence[Criterion]) -> str:
+def _removed(candidates: Sequence[Candidate], criteria: Sequence[Criterion], noun: str) -> str:
     """What keeps candidates out: each criterion with the number that it removes, and what else does."""
     told = [
         f"{each.words} removes {count(number)}"
@@ -152,7 +152,7 @@ def _removed(candidates: Sequence[Candidate], criteria: Sequence[Criterion]) -> 
         if (number := failures(candidates, each))
     ]
     unfit = [each.unfit for each in candidates if each.unfit]
-    told += [f"{count(unfit.count(why))}: {why}" for why in dict.fromkeys(unfit)]
+    told += [f"{plural(unfit.count(why), noun)}: {why}" for why in dict.fromkeys(unfit)]
     return f" ({'; '.join(told)})" if told else ""
 
 

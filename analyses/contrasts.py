@@ -14,6 +14,7 @@ from analyses.clusters import ClusteredMean, Floats, in_words
 from analyses.covariates import Adjusted, adjust, adjusted_sentence, covariate_gaps
 from analyses.pairs import Paired, declared_pairs, pair
 from analyses.power import detectable
+from analyses.proportions import binary, newcombe, sign_test
 from analyses.statistics import Equivalence, TTest, cohens_d, holm, paired_t, tost, unpaired_t
 from analyses.tables import ok_rows, value_columns
 from analyses.wording import count, figure, p_value, plural, together
@@ -156,12 +157,24 @@ def _open(
         note = f"the table has no column {primary}"
         return _Open(first, second, margin, None, None, None, note)
     paired = pair(trials, first, second, primary, conditions)
-    test = paired.test()
+    test = _of_equal_shares(paired, paired.test())
     equivalence = None if margin is None else tost(test, margin, ALPHA)
     adjusted = None
     if covariates:
         adjusted = adjust(paired, covariate_gaps(trials, first, second, covariates, paired))
     return _Open(first, second, margin, paired, test, equivalence, test.note, adjusted)
+
+
+def _of_equal_shares(paired: Paired, test: ClusteredMean) -> ClusteredMean:
+    """Where every pair goes from 0 to 1, or every one from 1 to 0, there is no spread to test by, but there
+    is the exact sign test of as many pairs as the fewest clusters, and Newcombe's interval."""
+    values = np.concatenate([paired.first, paired.second])
+    if test.p is not None or test.mean not in (-1.0, 1.0) or not binary(values):
+        return test
+    fewest = min(test.clusters.values(), default=test.n)
+    low, high = newcombe(paired.first, paired.second, fewest)
+    method = "exact sign test, Newcombe's interval, by the fewest clusters"
+    return replace(test, p=sign_test(fewest), ci_low=low, ci_high=high, method=method, note="")
 
 
 def _close(

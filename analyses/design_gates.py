@@ -3,13 +3,14 @@ shapes that differ."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from analyses.by_condition import ByCondition
+from analyses.cells import grid_name
 from analyses.gate import EVERY, Gate
 from analyses.measured import kind_of_column, probe_columns
 from analyses.pairs import declared_pairs, pair
@@ -49,11 +50,15 @@ def _primary(manifest: Mapping[str, Any]) -> str:
 
 def _no_valid_trials(trials: pd.DataFrame, manifest: Mapping[str, Any]) -> list[Gate]:
     """Conditions of which every trial ended and none is valid, after one gate for the whole run where that
-    holds of all of them. Trials that may still be valid keep a condition out."""
+    holds of all of them. Trials that may still be valid keep a condition out. Cells that cannot be had, of a
+    grid of which others can (the direction of a layer is zero), are a warning of the grid."""
     names = conditions_of(trials, manifest)
     apart = ByCondition.of(trials)
+    lost = _lost_cells(apart, names)
     gates = []
     for condition in names:
+        if condition in lost:
+            continue
         statuses = apart.statuses(condition)
         if statuses.get("ok") or statuses.get("pending"):
             continue
@@ -72,7 +77,23 @@ def _no_valid_trials(trials: pd.DataFrame, manifest: Mapping[str, Any]) -> list[
     if len(gates) == len(names):
         sentence = "No condition has a valid trial: this run shows nothing."
         gates.insert(0, Gate(EVERY, NO_VALID_TRIALS, "fail", sentence))
+    for grid in dict.fromkeys(map(grid_name, lost)):
+        cells = [name for name in lost if grid_name(name) == grid]
+        whole = plural(sum(grid_name(name) == grid for name in names), "cell")
+        reason = _reason(trials.iloc[apart.rows(cells[0])])
+        fact = f"{count(len(cells))} of {whole} of {grid} have no valid trial{reason}"
+        gates.append(Gate(cells[0], NO_VALID_TRIALS, "warn", f"{fact}: nothing can be said about them."))
     return gates
+
+
+def _lost_cells(apart: ByCondition, names: Sequence[str]) -> list[str]:
+    """Cells of which every trial is invalid, of grids that have other cells."""
+    alive = {grid_name(name) for name in names if len(apart.ok(name))}
+    return [
+        name
+        for name in names
+        if name != grid_name(name) in alive and apart.statuses(name).keys() == {"invalid"}
+    ]
 
 
 def _failed(trials: pd.DataFrame, manifest: Mapping[str, Any]) -> list[Gate]:
@@ -129,7 +150,11 @@ def _fewer_items(trials: pd.DataFrame, manifest: Mapping[str, Any]) -> list[Gate
         return []
     have: dict[str, tuple[int, int]] = {}
     apart, items = ByCondition.of(trials), pd.factorize(trials["item"])[0]
-    for condition in conditions_of(trials, manifest):
+    names = conditions_of(trials, manifest)
+    lost = _lost_cells(apart, names)
+    for condition in names:
+        if condition in lost:
+            continue
         planned, valid = (len(np.unique(items[at])) for at in (apart.rows(condition), apart.ok(condition)))
         have[condition] = (planned, valid)
     if len(set(have.values())) == 1:

@@ -10,6 +10,7 @@ from analyses.cells import grid_name
 from analyses.wording import count, plural, small, together
 
 MOST_CELLS = 12  # a grid of more is told as a whole
+MOST_OF_A_STAGE = 4  # the same, where a stage is one of several
 _MOST_ALIKE = 2  # gates of one kind on cells of one grid, in full
 
 
@@ -26,18 +27,18 @@ class Folded:
     highest: tuple[str, float] | None
 
 
-def large_grids(names: Sequence[str]) -> dict[str, list[str]]:
-    """The grids of more than 12 cells, with their cells."""
+def large_grids(names: Sequence[str], most: int = MOST_CELLS) -> dict[str, list[str]]:
+    """The grids of more than `most` cells, with their cells."""
     apart: dict[str, list[str]] = {}
     for name in names:
         if "[" in name:
             apart.setdefault(grid_name(name), []).append(name)
-    return {grid: cells for grid, cells in apart.items() if len(cells) > MOST_CELLS}
+    return {grid: cells for grid, cells in apart.items() if len(cells) > most}
 
 
-def without_cells(conditions: Mapping[str, Any]) -> dict[str, Any]:
+def without_cells(conditions: Mapping[str, Any], most: int = MOST_CELLS) -> dict[str, Any]:
     """The conditions that are told one by one."""
-    large = large_grids(list(conditions))
+    large = large_grids(list(conditions), most)
     return {name: each for name, each in conditions.items() if not is_folded(name, large)}
 
 
@@ -46,10 +47,10 @@ def is_folded(name: str, large: Mapping[str, Sequence[str]]) -> bool:
     return "[" in name and grid_name(name) in large
 
 
-def fold(conditions: Mapping[str, Any], readout: str) -> list[Folded]:
+def fold(conditions: Mapping[str, Any], readout: str, most: int = MOST_CELLS) -> list[Folded]:
     """The large grids among the conditions of a summary, by a readout."""
     found = []
-    for grid, cells in large_grids(list(conditions)).items():
+    for grid, cells in large_grids(list(conditions), most).items():
         means = {
             name: mean
             for name in cells
@@ -78,10 +79,12 @@ def cell_of(name: str) -> str:
     return ", ".join(f"{axis.rpartition('.')[2]}{sign}{value}" for axis, sign, value in parts)
 
 
-def fold_contrasts(summary: Mapping[str, Any]) -> tuple[list[Mapping[str, Any]], list[str]]:
+def fold_contrasts(
+    summary: Mapping[str, Any], most: int = MOST_CELLS
+) -> tuple[list[Mapping[str, Any]], list[str]]:
     """The contrasts that are told one by one, and a sentence for each grid of which a cell is compared in all
     others: how many of its differences stand after Holm, and the largest."""
-    large = large_grids(list(summary["conditions"]))
+    large = large_grids(list(summary["conditions"]), most)
     single: list[Mapping[str, Any]] = []
     apart: dict[tuple[str, ...], list[Mapping[str, Any]]] = {}
     for each in summary["contrasts"]:
@@ -98,13 +101,13 @@ def fold_contrasts(summary: Mapping[str, Any]) -> tuple[list[Mapping[str, Any]],
         whole = plural(len(members), "comparison")
         told = f"{one} - {other} in {summary['primary']}: {count(len(stand))} of {whole} stand after Holm"
         if known:
-            most = max(known, key=lambda each: abs(each["difference"]))
-            value, low, high = together(most["difference"], most["ci_low"], most["ci_high"])
-            interval = "" if most["ci_low"] is None else f", 95% CI {low} to {high}, uncorrected"
+            largest = max(known, key=lambda each: abs(each["difference"]))
+            value, low, high = together(largest["difference"], largest["ci_low"], largest["ci_high"])
+            interval = "" if largest["ci_low"] is None else f", 95% CI {low} to {high}, uncorrected"
             at = cell_of(
-                next(name for name in (most["condition"], most["against"]) if is_folded(name, large))
+                next(name for name in (largest["condition"], largest["against"]) if is_folded(name, large))
             )
-            told += f"; the largest difference is {value} at {at} ({plural(most['n'], 'pair')}{interval})"
+            told += f"; the largest difference is {value} at {at} ({plural(largest['n'], 'pair')}{interval})"
         sentences.append(f"{told}.")
     return single, sentences
 

@@ -13,6 +13,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from analyses.cells import grid_name
+from analyses.folding import large_grids
 from analyses.gate import Gate
 from analyses.measured import kind_of_column, probe_columns
 from analyses.receipts import Receipt, full_precision, inert_limit, receipts
@@ -38,14 +40,67 @@ def identical_gates(trials: pd.DataFrame, manifest: Mapping[str, Any]) -> list[G
     """
     outcomes = Outcomes.of(trials, manifest)
     names = outcomes.conditions
+    large = large_grids(names)
+    place = {name: number for cells in large.values() for number, name in enumerate(cells)}
     agreement = {
         (names[i], names[j]): outcomes.agreement(names[i], names[j])
         for j in range(len(names))
         for i in range(j)
+        if _compared(names[i], names[j], place)
     }
     groups = _groups(names, agreement)
     found = receipts(trials, manifest) if groups else []
-    return [_gate(group, agreement, outcomes, found, manifest) for group in groups]
+    single = [[name for name in group if name not in place] for group in groups]
+    return [
+        *(_gate(group, agreement, outcomes, found, manifest) for group in single if len(group) > 1),
+        *_of_grids([group for group in groups if set(group) & place.keys()], large, outcomes.what, manifest),
+    ]
+
+
+def _compared(first: str, second: str, place: Mapping[str, int]) -> bool:
+    """Whether two conditions are held against each other. place: of the cells of large grids, which are
+    compared with conditions that are none, with their neighbours and with the same cell of other grids."""
+    if first not in place or second not in place:
+        return True
+    if grid_name(first) == grid_name(second):
+        return abs(place[first] - place[second]) == 1
+    return first.partition("[")[2] == second.partition("[")[2]
+
+
+def _of_grids(
+    groups: Sequence[Sequence[str]],
+    large: Mapping[str, Sequence[str]],
+    what: str,
+    manifest: Mapping[str, Any],
+) -> list[Gate]:
+    """Gates on cells of large grids, of which many may change no outcome: a warning that counts them, and a
+    failure only where a grid gives the same in all of its cells."""
+    cells = {name for members in large.values() for name in members}
+    apart: dict[tuple[tuple[str, ...], tuple[str, ...]], list[list[str]]] = {}
+    for group in groups:
+        mine = [name for name in group if name in cells]
+        others = tuple(name for name in group if name not in cells)
+        apart.setdefault((tuple(dict.fromkeys(map(grid_name, mine))), others), []).append(mine)
+    gates = []
+    for (grids, others), members in apart.items():
+        alike = [name for group in members for name in group]
+        numbers = {grid: sum(grid_name(name) == grid for name in alike) for grid in grids}
+        told = listed(
+            [f"{count(numbers[grid])} of {count(len(large[grid]))} cells of {grid}" for grid in grids]
+        )
+        fact = f"{told} gave the same {what}"
+        if not others and len(grids) == 1:
+            if max(map(len, members)) == len(large[grids[0]]):
+                so = "its axes change nothing that is measured"
+                gates.append(Gate(alike[0], "identical", "fail", f"{fact} as each other: {so}."))
+            continue
+        whole = any(numbers[grid] == len(large[grid]) for grid in grids)
+        expected = all(not _acting(manifest.get("conditions", {}).get(name, {})) for name in alike)
+        verdict = "expected" if expected else "fail" if whole and others else "warn"
+        other = listed(others) if others else "the same cells of the other grid"
+        sentence = f"{fact} as {other}, in at least {share(99, 100)} of the trials that they share."
+        gates.append(Gate(alike[0], "identical", verdict, sentence))
+    return gates
 
 
 @dataclass(frozen=True)

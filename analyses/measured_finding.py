@@ -14,7 +14,7 @@ from analyses.cells import UNIT, Axes, axis_key, axis_named, cell_words, cells_o
 from analyses.clusters import ClusteredMean, Floats, clustered_mean
 from analyses.criteria import read_criterion
 from analyses.pairs import pair
-from analyses.proportions import binary, mcnemar, newcombe, wilson
+from analyses.proportions import binary, mcnemar, newcombe, sign_test, wilson
 from analyses.selection import item_figures
 from analyses.tables import Run
 from analyses.wording import count, listed, plural
@@ -255,11 +255,17 @@ def _difference(
     p, method = exact, "McNemar's exact test, Newcombe's interval"
     if any(size < len(first) for size in test.clusters.values()):
         # McNemar's test takes every pair for independent: where pairs share prompts, the larger p stands.
-        p = exact if test.p is None else max(exact, test.p)
+        p = max(exact, _without_spread(test) if test.p is None else test.p)
         method += _SHARED
     return Estimate(
         test.mean, low, high, len(first), items, True, p, exact, method, tuple(sides), "; ".join(notes)
     )
+
+
+def _without_spread(test: ClusteredMean) -> float:
+    """The p of differences that are all alike, one for each of the fewest clusters."""
+    fewest = min(test.clusters.values(), default=test.n)
+    return sign_test(fewest) if test.mean else 1.0
 
 
 def _effective(test: ClusteredMean) -> float:

@@ -54,6 +54,11 @@ def newcombe(first: Floats, second: Floats, n: float, confidence: float = 0.95) 
     return a - b - max(0.0, below) ** 0.5, a - b + max(0.0, above) ** 0.5
 
 
+def sign_test(n: int) -> float:
+    """The exact two-sided p where all of n independent differences have one sign: 2 / 2^n."""
+    return min(1.0, 2.0 * 0.5**n)
+
+
 def mcnemar(first: Floats, second: Floats) -> float:
     """The exact two-sided p of McNemar's test: whether pairs that differ do so as often in either direction.
     1 where none differs. Source: McNemar (1947); exact by the binomial distribution."""

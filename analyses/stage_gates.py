@@ -38,7 +38,7 @@ def empty_selections(
         if lost:
             verb = "was" if len(lost) == 1 else "were"
             end = f" {plural(len(lost), 'stage')} {verb} left out for it: {listed(lost)}."
-        found.append((name, Gate(EVERY, EMPTY, "warn", f"{name}: {choice.get('sentence')}{end}")))
+        found.append((name, Gate(EVERY, EMPTY, "warn", f"Nothing was chosen: {choice.get('sentence')}{end}")))
     return found
 
 

@@ -20,7 +20,7 @@ from analyses.finding_tables import (
     span_told,
     stage_head,
 )
-from analyses.folding import fold, fold_contrasts, fold_gates, without_cells
+from analyses.folding import MOST_CELLS, MOST_OF_A_STAGE, fold, fold_contrasts, fold_gates, without_cells
 from analyses.markdown import means, others, percent, repeat_cell, span, with_note
 from analyses.wording import bare_p, count, figure, in_column, plural, small, together
 
@@ -49,15 +49,17 @@ def print_summary(console: Console, summary: Mapping[str, Any]) -> None:
     if summary.get("findings"):
         _print_findings(console, summary["findings"], width)
     if "stages" in summary:
-        for name, sentence in (*choice_sentences(summary), *artefact_sentences(summary)):
+        empty = {gate["stage"] for gate in summary["gates"] if gate["gate"] == "empty_selection"}
+        chosen = [(name, sentence) for name, sentence in choice_sentences(summary) if name not in empty]
+        for name, sentence in (*chosen, *artefact_sentences(summary)):
             console.print(Text(f"{name}: ", style="bold").append(sentence, style="not bold"), width=width)
         for sentence in left_out_sentences(summary):
             console.print(Text(sentence, style=_STYLES["warn"]), width=width)
         for name, stage in summary["stages"].items():
             console.print(Text(f"\nstage {stage_head(name, stage)}", style="bold"), width=width)
-            _print_measured(console, stage, width)
+            _print_measured(console, stage, width, MOST_OF_A_STAGE)
     else:
-        _print_measured(console, summary, width)
+        _print_measured(console, summary, width, MOST_CELLS)
     for verdict, sentence in _gates(fold_gates(summary["gates"])):
         console.print(_judged(verdict, sentence, _STYLES), width=width)
 
@@ -81,20 +83,21 @@ def _print_findings(console: Console, findings: Sequence[Mapping[str, Any]], wid
             console.print(Text(each["sentence"]), width=width)
 
 
-def _print_measured(console: Console, summary: Mapping[str, Any], width: int) -> None:
-    """What a flat run or a stage measured, without its gates."""
+def _print_measured(console: Console, summary: Mapping[str, Any], width: int, most: int) -> None:
+    """What a flat run or a stage measured, without its gates. most: cells of a grid that are told one by
+    one."""
     # A table that does not fit loses its last columns without a word.
     beside = others(summary)
     fit = _MOST_APART if width >= _WIDE else 0
-    grids = _grids(summary)
+    grids = _grids(summary, most)
     if grids is not None:
         console.print(grids, width=width)
-    single = {**summary, "conditions": without_cells(summary["conditions"])}
+    single = {**summary, "conditions": without_cells(summary["conditions"], most)}
     if single["conditions"]:
         console.print(_conditions(single, beside[:fit], main=True), width=width)
         for start in range(fit, len(beside), _MOST_APART):
             console.print(_conditions(single, beside[start : start + _MOST_APART], main=False), width=width)
-    contrasts, of_grids = fold_contrasts(summary)
+    contrasts, of_grids = fold_contrasts(summary, most)
     if contrasts:
         console.print(_contrasts(contrasts), width=width)
     told = {(each["condition"], each["against"]) for each in contrasts}
@@ -203,12 +206,12 @@ def _told(name: str, label: str) -> str:
     return name if own in (name, name.removesuffix(cell)) else f"{name}: {own}"
 
 
-def _grids(summary: Mapping[str, Any]) -> Table | None:
+def _grids(summary: Mapping[str, Any], most: int) -> Table | None:
     """One row per large grid and readout; None where there is no such grid."""
     rows = [
         (readout, each)
         for readout in (summary["primary"], *others(summary))
-        for each in fold(summary["conditions"], readout)
+        for each in fold(summary["conditions"], readout, most)
         if each.mean is not None
     ]
     if not rows:

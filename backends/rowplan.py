@@ -65,7 +65,8 @@ class RowPlan:
         return tuple(w for w in self.writes if w.slots is not None)
 
     def plan_of(self, write: Write) -> WritePlan:
-        return next(w for w in self.writes if w.write == write)
+        """The plan of the write of that name, whose vector may be that of the row's group."""
+        return next(w for w in self.writes if w.write.name == write.name)
 
 
 def plan_row(row: Row) -> RowPlan:

@@ -83,7 +83,8 @@ def _stage(
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
     table.add_row("trials", f"{len(plan.trials):,}")
     table.add_row("items", f"{pairing.items} of {pairing.asked} asked")
-    table.add_row("distinct donors, targets, pairs", _distinct(prepared))
+    if design.prompts.pairs:
+        table.add_row("distinct donors, targets, pairs", _distinct(prepared))
     table.add_row("distinct prompts", f"{plan.distinct_prompts:,}")
     table.add_row("prompt tokens", f"{_prompt_tokens(prepared):,} in distinct prompts")
     asked = f"up to {plan.new_tokens:,}" if plan.decodes else "none: no readout reads a text"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from functools import lru_cache
 from types import MappingProxyType
 
@@ -105,8 +105,16 @@ def roles_read(writes: Iterable[Write]) -> set[str]:
 
 
 def receipt_order(writes: Sequence[Write]) -> tuple[str, ...]:
-    """Names of writes in the order in which a result stores their receipts: that of their canonical form."""
-    return tuple(write.name for write in sorted(writes, key=canonical))
+    """Names of writes in the order in which a result stores their receipts: that of their canonical form,
+    vectors last, so that it is the same for every group of items."""
+    return tuple(
+        write.name for write in sorted(writes, key=lambda one: (_without_vector(one), canonical(one)))
+    )
+
+
+@lru_cache(maxsize=4096)
+def _without_vector(write: Write) -> str:
+    return canonical(replace(write, value=replace(write.value, constant=None)))
 
 
 def result_key(

@@ -148,7 +148,7 @@ def staged(folder: Path, *, findings: dict[str, Any] | None = None, layers: int 
         "experiment": {"name": "made_stages", "question": "Is refusal one direction?", "n": N, "repeats": 1},
         "model": {"name": "organism", "layers": layers},
         "stages": {
-            "direction": {"kind": "extract", "status": "done", "reason": None, "question": "", "in_sample": None},
+            "direction": {"kind": "extract", "status": "done", "question": "", "in_sample": None},
             "candidates": section(conditions, "refusal", question="Which direction?"),
             "best": {"kind": "select", "status": "done", "reason": None, "question": "", "in_sample": None},
             "evaluate": section(

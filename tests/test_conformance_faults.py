@@ -247,7 +247,7 @@ def reversed_order(patch: pytest.MonkeyPatch) -> None:
 
 
 def own_place_of_source(patch: pytest.MonkeyPatch) -> None:
-    """Positions of the source that are counted apart are forgotten: it is read where the target is written."""
+    """Positions of the source are forgotten: it is read where the target is written."""
     import backends.rowplan as rowplan
 
     planned = rowplan._plan_write

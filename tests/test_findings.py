@@ -204,7 +204,7 @@ def test_a_published_figure_is_found_by_the_name_of_the_model() -> None:
 
 
 def test_trap_27_a_share_never_stands_without_its_denominator_nor_a_gap_as_a_ratio(tmp_path: Path) -> None:
-    """ "1625% transfer" was a gap over a gap of 0.008: differences are differences, shares have their counts."""
+    """ "1625% transfer" was a gap over a gap of 0.008."""
     back = np.zeros((1, 40))
     back[0, :13] = 1
     spec = {"of": "back", "readout": "correct", "against": "baseline"}
@@ -315,7 +315,10 @@ def test_an_empty_choice_is_a_warning_that_names_what_was_left_out(tmp_path: Pat
     run.manifest["stages"]["last"] = run.manifest["stages"]["weights"] | {"needs": ["weights"]}
     summary = summarise(run)
     (gate,) = [gate for gate in summary["gates"] if gate["gate"] == "empty_selection"]
-    assert gate["sentence"] == "best: No cell of 18 passes. 2 stages were left out for it: weights and last."
+    assert (
+        gate["sentence"]
+        == "Nothing was chosen: No cell of 18 passes. 2 stages were left out for it: weights and last."
+    )
     assert gate["verdict"] == "warn" and gate["stage"] == "best"
     (each,) = summary["findings"]
     assert each["value"] is None and each["note"] == "choice best is empty: No cell of 18 passes."

@@ -12,6 +12,7 @@ import pytest
 from backends.positions import Positions
 from backends.rows import Sampling
 from backends.writes import Constant, Under, Value, Write
+from runner.config.resolve import Condition
 from runner.config.vectors import GroupedConstant, NoVector, for_group
 from runner.keys import Setting
 from runner.plan import Plan, make_plan
@@ -46,10 +47,7 @@ def write(constant: Constant, name: str = "w") -> Write:
 
 
 def plan(*writes: Write, groups: tuple[str, ...] = ("north", "south")) -> Plan:
-    condition = SimpleNamespace(
-        name="c", prompt=("target",), writes=writes, sampling=Sampling(0.0, 0, 1.0, 4), recompute=False,
-        replay_last_token=False,
-    )  # fmt: skip
+    condition = Condition("c", "c", ("target",), writes, {}, Sampling(0.0, 4))
     design: Any = SimpleNamespace(
         conditions=(condition,), repeats=1, sampling_seed=0, stage="measure", measured=(), probes=(),
         decodes=True,

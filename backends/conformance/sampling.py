@@ -12,7 +12,6 @@ from backends.conformance.subject import RANDOM, Subject, apart, constant, farth
 from backends.measures import Measured, Probe, ScoreRow
 from backends.noise import step_keys, stream_of, uniform
 from backends.rows import Decoded, Row, Sampling
-from backends.writes import Value
 
 SECTION = "sampling and readouts"
 
@@ -224,7 +223,7 @@ def lens_read(subject: Subject) -> Finding:
 def named_positions(subject: Subject) -> Finding:
     """Rows of one batch are read at positions of their own, kl with the clean side at the same; each as its
     row alone is read there."""
-    write = make("off", "mlp_out", (subject.depth // 2,), "zero", Value("none"))
+    write = make("add", "resid_post", (subject.depth // 2,), "add", constant(subject.vector("moved")))
     long, short = subject.ids("target"), subject.ids("other", subject.short_length)
     asked = [(long, 1), (long, len(long) // 2), (long, len(long) - 1), (short, 0)]
     probes = [Probe("next_token", name="p", tokens="one"), Probe("kl", name="kl")]

@@ -84,7 +84,9 @@ def axis_values(axis: str, given: object, sites: Sequence[str], extent: Extent) 
         return _each_layer(given, name, extent)
     lists = name in LIST_FIELDS
     values: list[Any] = given if isinstance(given, list) else [given]
-    sound: dict[str, AxisValue] = {str(word_of(v)): v for v in values if _plain(v) or (lists and _plain_list(v))}
+    sound: dict[str, AxisValue] = {
+        str(word_of(v)): v for v in values if _plain(v) or (lists and _plain_list(v))
+    }
     kept = list(sound.values())
     if not isinstance(given, list) or not all(_plain(v) or (lists and _plain_list(v)) for v in given):
         also = ", or of lists of them" if lists else ""

@@ -320,7 +320,8 @@ def resolve_under(name: str, spec: Spec, within: tuple[str, ...] = ()) -> Under:
 
 def _acts_on_a_prompt(condition: ConditionSpec) -> bool:
     writes = condition.writes.values()
-    return condition.weights is None and bool(writes) and all(one.site != "kv_cache" and one.during != "decode" for one in writes)
+    acting = all(one.site != "kv_cache" and one.during != "decode" for one in writes)
+    return condition.weights is None and bool(writes) and acting
 
 
 def resolve_heads(write: WriteSpec, model: ModelSpec) -> Heads | None:

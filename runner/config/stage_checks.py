@@ -220,8 +220,8 @@ def _in_sample(stage: Given, before: Sequence[Given], folders: Sequence[Path]) -
     assert stage.spec is not None
     mine = prompts_read(stage.spec, folders)
     for other in _rests_on(stage, before):
-        if other.spec is None:
-            continue
+        if other.spec is None or getattr(other.body, "from_", None) is not None:
+            continue  # a choice, or an artefact made of another: neither reads prompts
         shared = sorted(mine & prompts_read(other.spec, folders))
         if shared:
             what = "extracted from" if isinstance(other.body, ExtractStageSpec) else "chosen on"

@@ -43,12 +43,15 @@ def announce(run: StagedRun, name: str, prepared: Prepared, extra: dict[str, Any
     else:
         run.speaker.say(f"{run.folder.name}{_question(design.question)}", "bold")
     distinct = (
-        f"{pairing.distinct_donors} donors, {pairing.distinct_targets} targets, "
-        f"{pairing.distinct_pairs} pairs"
+        f" ({pairing.distinct_donors} donors, {pairing.distinct_targets} targets, "
+        f"{pairing.distinct_pairs} pairs)"
+        if design.prompts.pairs
+        else ""
     )
+    kept = "" if prepared.kept is None else f" (of {prepared.kept})"
     run.speaker.say(
         f"{len(prepared.plan.trials):,} trials: {len(design.conditions)} conditions, "
-        f"{pairing.items} items ({distinct}), "
+        f"{pairing.items} items{kept}{distinct}, "
         f"{design.repeats} repeat{'s' if design.repeats > 1 else ''}; "
         f"{design.model.name} on {design.backend.name}"
     )
