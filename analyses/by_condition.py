@@ -16,21 +16,25 @@ _NONE: Positions = np.empty(0, dtype=np.intp)
 
 @dataclass(frozen=True)
 class ByCondition:
-    """Positions of each condition's rows in a table, of all and of the valid ones."""
+    """Positions of each condition's rows in a table, of all and of the valid ones; the status of each row as
+    the place of its name in `names`."""
 
-    trials: pd.DataFrame
     every: Mapping[str, Positions]
     valid: Mapping[str, Positions]
+    status: Positions
+    names: tuple[str, ...]
 
     @staticmethod
     def of(trials: pd.DataFrame) -> ByCondition:
         """The rows of a table by its columns `condition` and `status`."""
-        ok = (trials["status"] == "ok").to_numpy(dtype=bool)
+        status, statuses = pd.factorize(trials["status"])
+        ok = np.asarray(statuses == "ok", dtype=bool)[status]
         codes, names = pd.factorize(trials["condition"])
         order = np.argsort(codes, kind="stable")
         ends = np.searchsorted(codes[order], np.arange(len(names) + 1))
         every = {str(name): order[ends[i] : ends[i + 1]] for i, name in enumerate(names)}
-        return ByCondition(trials, every, {name: rows[ok[rows]] for name, rows in every.items()})
+        valid = {name: rows[ok[rows]] for name, rows in every.items()}
+        return ByCondition(every, valid, status, tuple(map(str, statuses)))
 
     def rows(self, condition: str) -> Positions:
         """All rows of a condition; none where the table does not have it."""
@@ -41,10 +45,9 @@ class ByCondition:
         return self.valid.get(condition, _NONE)
 
     def statuses(self, condition: str) -> dict[str, int]:
-        """How many rows of a condition have each status."""
-        found = self.trials["status"].to_numpy()[self.rows(condition)]
-        names, numbers = np.unique(found.astype(str), return_counts=True)
-        return {str(name): int(number) for name, number in zip(names, numbers, strict=True)}
+        """How many rows of a condition have each status that any has."""
+        counted = np.bincount(self.status[self.rows(condition)], minlength=len(self.names))
+        return {name: int(number) for name, number in zip(self.names, counted, strict=True) if number}
 
 
 def numbers(trials: pd.DataFrame, column: str) -> NDArray[np.float64] | None:

@@ -127,7 +127,8 @@ class Outcomes:
     def of(trials: pd.DataFrame, manifest: Mapping[str, Any]) -> Outcomes:
         """The outcomes of a run's valid trials."""
         rows = trials[trials["status"] == "ok"].drop_duplicates([*_KEY, "condition"])
-        names = [n for n in conditions_of(trials, manifest) if n in set(rows["condition"])]
+        there = set(rows["condition"])
+        names = [name for name in conditions_of(trials, manifest) if name in there]
         items = pd.MultiIndex.from_frame(rows[_KEY].drop_duplicates())
         place = items.get_indexer(pd.MultiIndex.from_frame(rows[_KEY]))
         column = pd.Index(names).get_indexer(pd.Index(rows["condition"]))

@@ -7,7 +7,9 @@ from typing import Any
 
 import pandas as pd
 
-_OF_TEXT = ("behaviour", "perplexity")  # kinds that say something of the generated text
+# Kinds that say something of the generated text, and those that are computed from other columns.
+_OF_TEXT = ("behaviour", "perplexity", "contains", "degenerate")
+_DERIVED = ("onset", "difference", "holds")
 
 
 def readouts_of(manifest: Mapping[str, Any]) -> Mapping[str, Mapping[str, Any]]:
@@ -18,17 +20,18 @@ def readouts_of(manifest: Mapping[str, Any]) -> Mapping[str, Mapping[str, Any]]:
 
 
 def generates(manifest: Mapping[str, Any]) -> bool:
-    """Whether the run generates texts: it does unless every readout that it names is a probe."""
+    """Whether the run generates texts: it does unless no readout that it names reads one."""
     kinds = [readout.get("kind") for readout in readouts_of(manifest).values()]
     return not kinds or any(kind in _OF_TEXT for kind in kinds)
 
 
 def probe_columns(trials: pd.DataFrame, manifest: Mapping[str, Any]) -> dict[str, list[str]]:
-    """Probe -> its columns in the table. Perplexity is none: it is of the text, which is compared itself."""
+    """Probe -> its columns in the table. What is of the text is none, since that is compared itself; nor is
+    what is derived from other columns, which may be undefined as a result (an onset that never comes)."""
     return {
         name: [column for column in readout.get("columns") or {} if column in trials.columns]
         for name, readout in readouts_of(manifest).items()
-        if readout.get("kind") not in _OF_TEXT
+        if readout.get("kind") not in (*_OF_TEXT, *_DERIVED)
     }
 
 

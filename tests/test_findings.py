@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
 from scipy import stats
@@ -18,11 +20,13 @@ from analyses.confounds import confounded_gates
 from analyses.cross_model import published
 from analyses.finding import Finding
 from analyses.findings import findings
+from analyses.join import PLAN_SCHEMA
 from analyses.proportions import mcnemar, newcombe, wilson
 from analyses.summary import summarise, write_summary
 from analyses.tables import Run, load_run
 from analyses.terminal import print_summary
 from tests.gating import named
+from tests.made_run import RECEIPT
 from tests.made_stages import FROM, N, condition, rows, section, staged
 
 
@@ -402,3 +406,44 @@ def test_a_staged_run_is_read_back_from_its_folder(tmp_path: Path) -> None:
     again = load_run(run.folder)
     assert isinstance(again.trials, pd.DataFrame)
     assert summarise(again)["findings"] == summarise(run)["findings"]
+
+
+def test_a_staged_run_that_is_still_going_is_read_stage_by_stage(tmp_path: Path) -> None:
+    """The same condition name may stand in two stages with other writes, and so with other receipts."""
+    run = staged(tmp_path / "run")
+    stages = run.manifest["stages"]
+    stages["evaluate"]["conditions"]["ablated"]["receipt_order"] = ["dir"]
+    stages["candidates"]["conditions"] = {"ablated": condition("ablated", {}, receipt_order=[])}
+    plans = []
+    for stage in ("candidates", "evaluate"):
+        for item in range(2):
+            row = {
+                "key": f"{stage}{item}",
+                "stage": stage,
+                "condition": "ablated",
+                "item": f"{item}",
+                "repeat": 0,
+            }
+            row |= {
+                "experiment": "made",
+                "donor": None,
+                "target": f"t{item}",
+                "group": "",
+                "split": "",
+                "seed": 1,
+            }
+            plans.append(row | {"reason": None, "target_ids": [1], "donor_ids": []})
+    (run.folder / "segments").mkdir()
+    pq.write_table(pa.Table.from_pylist(plans, schema=PLAN_SCHEMA), run.folder / "plan.parquet")
+    (run.folder / "manifest.json").write_text(json.dumps(run.manifest | {"status": "running"}))
+    result = {"key": "evaluate0", "status": "ok", "reason": None, "output_ids": [1], "n_new": 1, "text": "",
+              "finish": "eos", "origin": None, "batch_rows": 1, "batch_length": 1, "min_margin": 1.0,
+              "scores": {"refuses": 1.0}, "receipts": [RECEIPT | {"asked_prefill": 5, "positions_prefill": 4,
+                                                                   "relative_change": 0.5}]}  # fmt: skip
+    (run.folder / "segments" / "a.jsonl").write_text(json.dumps(result) + "\n")
+    trials = load_run(run.folder).trials
+    assert list(trials["status"]) == ["pending", "pending", "ok", "pending"]
+    assert trials["dir.positions_prefill"].iloc[2] == 4 and trials["refuses"].iloc[2] == 1.0
+    summary = summarise(load_run(run.folder))
+    assert summary["unfinished"] == "still running, 3 of 4 trials pending"
+    assert summary["stages"]["evaluate"]["conditions"]["ablated"]["pending"] == 1

@@ -26,6 +26,7 @@ from backends.tokenizer import Tokenizer
 from backends.writes import SELF, Align, Value, Write
 from organisms import weights_dir
 from runner import status
+from runner.config.resolve import Condition
 from runner.keys import Setting
 from runner.model_source import load_backend, model_source
 from runner.plan import Plan, make_plan
@@ -248,14 +249,7 @@ def marked(name: str, words: Sequence[str], **roles: tuple[int, int]) -> Prompt:
 
 
 def plan_of(target: Prompt, donor: Prompt, *writes: Write, parts: Sequence[str] = ("target",)) -> Plan:
-    condition = SimpleNamespace(
-        name="c",
-        prompt=tuple(parts),
-        writes=writes,
-        sampling=GREEDY,
-        recompute=False,
-        replay_last_token=False,
-    )
+    condition = Condition("c", "c", tuple(parts), writes, {}, GREEDY)
     made: Any = SimpleNamespace(
         conditions=(condition,),
         repeats=1,
