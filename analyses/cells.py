@@ -57,7 +57,18 @@ def axis_key(value: object) -> str:
 
 def cell_words(axes: Axes) -> str:
     """A cell in words, axes by their last part: "from_layer 4, from_positions index:-1"."""
-    return ", ".join(f"{axis.rpartition('.')[2]} {value}" for axis, value in axes.items())
+    return ", ".join(f"{axis.rpartition('.')[2]} {axis_words(value)}" for axis, value in axes.items())
+
+
+def axis_words(value: object) -> str:
+    """A value of an axis in words: whole numbers in a row, as a window of layers has them, as "3-7"."""
+    told = "+".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+    parts = told.split("+")
+    if len(parts) < 3 or not all(part.isdecimal() for part in parts):
+        return told
+    numbers = [int(part) for part in parts]
+    in_a_row = numbers == list(range(numbers[0], numbers[0] + len(numbers)))
+    return f"{numbers[0]}-{numbers[-1]}" if in_a_row else told
 
 
 def values_of(

@@ -13,6 +13,7 @@ import yaml
 
 MODEL = "{model}"
 PATH = Path(__file__).parent / "published" / "cross_model.yaml"
+_MODEL_NAME = re.compile(r"_\d+b$")
 _KIND_OF_MODEL = re.compile(r"(it|instruct|chat)$")
 
 
@@ -39,7 +40,8 @@ def published(path: str, model: str | None) -> Published:
     by_model = _at(whole, head, path)
     models = {}
     for name, figures in by_model.items() if isinstance(by_model, Mapping) else ():
-        if not isinstance(figures, str):
+        # Beside the models stand what is said of all: ids of papers, languages, gates.
+        if _MODEL_NAME.search(str(name)):
             try:
                 models[str(name)] = _at(figures, tail, path)
             except KeyError:

@@ -148,6 +148,9 @@ def _fewer_items(trials: pd.DataFrame, manifest: Mapping[str, Any]) -> list[Gate
     asked = experiment.get("n")
     if asked is None:
         return []
+    if manifest.get("kept"):
+        # Items that a choice dropped are told by the choice.
+        asked = min(asked, manifest["kept"]["items"])
     have: dict[str, tuple[int, int]] = {}
     apart, items = ByCondition.of(trials), pd.factorize(trials["item"])[0]
     names = conditions_of(trials, manifest)
@@ -245,7 +248,11 @@ def _one_sided(manifest: Mapping[str, Any]) -> list[Gate]:
     if kind_of_column(primary, manifest) != "kl":
         return []
     pairs = [(a, b) for a, b, _ in declared_pairs(manifest)]
-    clean = {name for name, condition in declared.items() if not condition.get("writes")}
+    clean = {
+        name
+        for name, condition in declared.items()
+        if not condition.get("writes") and not condition.get("weights")
+    }
     bare = [(a, b) for a, b in pairs if (a in clean) != (b in clean)]
     if not bare:
         return []

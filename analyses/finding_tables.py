@@ -107,4 +107,8 @@ def stage_head(name: str, summary: Mapping[str, Any]) -> str:
 
 def span_told(cell: tuple[str, float] | None) -> str:
     """ "-4.50 at from_layer=5"; a dash where there is none."""
-    return "-" if cell is None else f"{figure(cell[1])} at {cell[0]}"
+    if cell is None:
+        return "-"
+    value = cell[1]
+    told = figure(value) if abs(value) < 1000 else f"{value:.3g}"
+    return f"{told} at {cell[0]}"

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from analyses.cells import axis_words
 from analyses.cross_model import Published
 from analyses.finding import Depth, Finding, Part
 from analyses.wording import count, figure, p_value, plural, share, together
 
 ALPHA = 0.05
-_MOST = 8  # parts that a sentence names
+_MOST = 6  # parts that a sentence names one by one
 
 
 def in_a_sentence(found: Finding) -> str:
@@ -24,20 +27,30 @@ def in_a_sentence(found: Finding) -> str:
     parts = [told.rstrip(".") + "."]
     if found.p_holm is not None and found.p_holm >= ALPHA:
         parts.append("No difference is shown, which does not show that there is none.")
+        if found.low is not None and found.high is not None and (found.low > 0 or found.high < 0):
+            parts.append("The interval leaves 0 out, but it is not corrected for the other findings.")
     if found.note and found.kind in ("mean", "difference") and found.value is not None:
         parts.append(f"Note: {found.note}.")
     if found.fixed:
         cells = [f"{each.key}: {_part_words(each)}" for each in found.fixed]
         parts.append(f"One fixed cell: {'; '.join(cells)}.")
     if found.by:
-        named = "; ".join(f"{each.key}: {_part_words(each)}" for each in found.by[:_MOST])
-        more = f"; and {count(len(found.by) - _MOST)} more" if len(found.by) > _MOST else ""
-        parts.append(f"By {found.by_axis}: {named}{more}.")
+        parts.append(f"By {found.by_axis.rpartition('.')[2]}: {_by_words(found.by)}.")
     if found.published is not None:
         parts.append(f"Published: {published_words(found.published)}.")
     if found.in_sample:
         parts.append(f"In sample: {found.in_sample.rstrip('.')}.")
     return " ".join(parts)
+
+
+def _by_words(parts: Sequence[Part]) -> str:
+    """Each part, or of many the lowest and the highest."""
+    known = [each for each in parts if each.value is not None]
+    if len(parts) <= _MOST or not known:
+        return "; ".join(f"{axis_words(each.key)}: {_part_words(each)}" for each in parts)
+    ends = [pick(known, key=lambda each: float(each.value or 0)) for pick in (min, max)]
+    lowest, highest = (f"{_part_words(each)} at {axis_words(each.key)}" for each in ends)
+    return f"{count(len(parts))} values, lowest {lowest}, highest {highest}"
 
 
 def _figures(found: Finding) -> str:

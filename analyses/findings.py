@@ -92,6 +92,8 @@ class _Source:
             found = kinds[kind](found, spec)
         except NoFinding as error:
             notes.append(str(error))
+            by = tuple(_part(key, estimate) for key, estimate in error.by)
+            found = replace(found, by=by, by_axis=str(spec.get("by") or ""))
         return replace(found, note="; ".join([*filter(None, [found.note]), *notes]))
 
     def _measured(self, found: Finding, spec: Mapping[str, Any]) -> Finding:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from analyses.cells import grid_name
+from analyses.cells import axis_words, grid_name
 from analyses.wording import count, plural, small, together
 
 MOST_CELLS = 12  # a grid of more is told as a whole
@@ -76,7 +76,7 @@ def cell_of(name: str) -> str:
     """What stands in the brackets of a cell's name, axes by their last part: "from_layer=4"."""
     inside = name.partition("[")[2].removesuffix("]")
     parts = [part.partition("=") for part in inside.split(",")]
-    return ", ".join(f"{axis.rpartition('.')[2]}{sign}{value}" for axis, sign, value in parts)
+    return ", ".join(f"{axis.rpartition('.')[2]}{sign}{axis_words(value)}" for axis, sign, value in parts)
 
 
 def fold_contrasts(

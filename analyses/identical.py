@@ -146,7 +146,10 @@ class Outcomes:
         values = np.full((len(names), len(items), table.shape[1]), np.nan)
         values[column, place] = table
         relative = SAME_FULL if full_precision(manifest) else SAME_LOW
-        fine = any(kind_of_column(each, manifest) != "rank" for found in probes.values() for each in found)
+        coarse = ("rank", "accuracy")
+        fine = any(
+            kind_of_column(each, manifest) not in coarse for found in probes.values() for each in found
+        )
         tolerance = _scale(table) * relative
         return Outcomes(tuple(names), listed(what), tokens, lengths, values, tolerance, relative, fine)
 
@@ -325,7 +328,7 @@ def _declared_alike(a: str, b: str, declared: Mapping[str, Any]) -> str | None:
     here, there = declared.get(a, {}), declared.get(b, {})
     if here.get("same_as") == b or there.get("same_as") == a:
         return "same_as declares it"
-    if _acting(here) == _acting(there) and here.get("prompt") == there.get("prompt"):
+    if _acting(here) == _acting(there) and all(here.get(k) == there.get(k) for k in ("prompt", "weights")):
         return "they differ only by writes that are expected to do nothing"
     return None
 

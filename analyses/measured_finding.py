@@ -27,7 +27,11 @@ _SHARED = (
 
 
 class NoFinding(Exception):
-    """Why there is no figure; the message is a sentence."""
+    """Why there is no figure; the message is a sentence. by: what there is for each group or axis value."""
+
+    def __init__(self, message: str, by: Sequence[tuple[str, Estimate | None]] = ()) -> None:
+        super().__init__(message)
+        self.by = tuple(by)
 
 
 @dataclass(frozen=True)
@@ -103,14 +107,17 @@ def measure(spec: Mapping[str, Any], run: Run, choices: Mapping[str, Mapping[str
     rows, notes = _kept(spec, rows, run)
     any_cell = spec.get("reduce") == "any"
     work = _Work(rows, conditions, members, any_cell)
-    estimate, more = work.whole(names)
+    by = spec.get("by")
+    parts = [] if by is None else work.by(str(by), names)
+    try:
+        estimate, more = work.whole(names)
+    except NoFinding as error:
+        raise NoFinding(str(error), [part for part in parts if part[1] is not None]) from error
     notes += more
     fixed: tuple[Fixed, ...] = ()
     if any_cell:
         notes += _trap_of_the_largest(members, names)
         fixed = work.fixed(of, choices, run.manifest.get("experiment", {}).get("stage"))
-    by = spec.get("by")
-    parts = () if by is None else work.by(str(by), names)
     return Measured(estimate, tuple(parts), fixed, tuple(notes))
 
 

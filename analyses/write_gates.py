@@ -171,7 +171,11 @@ def _same_outcomes(condition: str, outcomes: Outcomes | None, manifest: Mapping[
         return ""
     here, there = declared[condition], declared.get(baseline, {})
     idle = all(write.get("expect") in ("noop", "inert") for write in here.get("writes", {}).values())
-    if not idle or there.get("writes") or any(here.get(k) != there.get(k) for k in ("sampling", "prompt")):
+    if (
+        not idle
+        or there.get("writes")
+        or any(here.get(k) != there.get(k) for k in ("sampling", "prompt", "weights"))
+    ):
         return ""
     shared, equal = outcomes.agreement(condition, baseline)
     what = outcomes.what.replace("output tokens", "outputs")

@@ -100,6 +100,7 @@ class _Job:
             self.speaker,
             self.checked.spec.quiet,
             self.checked.staged,
+            resumed,
             lambda: self._write_manifest(run),
         )
         run.spent("load", load_seconds)

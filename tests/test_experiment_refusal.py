@@ -175,10 +175,14 @@ def test_steering_is_of_the_direction_and_breaking_of_the_size(ran: Ran) -> None
     refused, repeats = (means(result, "sweep", readout) for readout in ("refuses", "degenerate"))
 
     def cell(grid: str, layers: str, alpha: float) -> str:
-        return f"{grid}[dir.layers={layers},dir.alpha={alpha:g}]"
+        return f"{grid}[dir.alpha={alpha:g},dir.layers={layers}]"
 
     assert refused[cell("steer", "75%", 0.5)] >= 0.95 and refused[cell("steer_harmful", "75%", -1)] == 0
     assert refused[cell("steer", "25%", 0.5)] <= 0.2  # too early
+    (best,) = choice(result, "best")["chosen"]
+    assert abs(best["dir.alpha"]) <= 1
+    chosen, broken = (means(result, "test", readout) for readout in ("refuses", "broken"))
+    assert chosen["steer"] >= 0.95 and chosen["random"] <= 0.1 and broken["steer"] <= 0.1
     for layers in ("25%", "40%", "60%", "75%", "90%"):
         for alpha in (-0.5, 0.5):
             assert refused[cell("random", layers, alpha)] <= 0.1

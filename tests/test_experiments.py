@@ -292,15 +292,3 @@ def test_teacher_forcing_gives_all_conditions_of_the_controls_the_same_two_texts
 def test_the_default_columns_are_those_of_before() -> None:
     assert design("+experiment=n300_kv_only").readouts == ("behaviour", "perplexity")
     assert design("+experiment=n300_controls").readouts == ("behaviour", "perplexity")
-
-
-def test_validation_finds_on_the_organism_what_must_come_out(tmp_path: Path) -> None:
-    result = runner.run(
-        ["+experiment=validation", "quiet=true", "backend.threads=1", f"output_root={tmp_path}"]
-    )
-    assert result.status == status.DONE
-    assert {each["name"]: each["verdict"] for each in result.summary["checks"]} == dict.fromkeys(
-        design("+experiment=validation").contrasts.checks, "met"
-    )
-    (again,) = result.summary["contrasts"]
-    assert again["kind"] == "equivalence" and again["p_holm"] < 0.05

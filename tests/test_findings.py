@@ -16,6 +16,7 @@ import pytest
 from rich.console import Console
 from scipy import stats
 
+from analyses.cells import axis_words
 from analyses.confounds import confounded_gates
 from analyses.cross_model import published
 from analyses.finding import Finding
@@ -203,6 +204,11 @@ def test_a_published_figure_is_found_by_the_name_of_the_model() -> None:
     other = published(path, "organism")
     assert other.value is None and other.models["gemma_2_9b"] == 24
     assert published("papers.refusal.gates.kl_below", None).value == 0.1
+    assert set(published("cross_lingual_refusal.{model}", "organism").models) == {
+        "gemma_2_2b",
+        "llama_3_2_3b",
+        "qwen_2_5_7b",
+    }
     with pytest.raises(KeyError, match="did you mean 'refusal_direction'"):
         published("refusal_directions.{model}.0", None)
 
@@ -447,3 +453,35 @@ def test_a_staged_run_that_is_still_going_is_read_stage_by_stage(tmp_path: Path)
     summary = summarise(load_run(run.folder))
     assert summary["unfinished"] == "still running, 3 of 4 trials pending"
     assert summary["stages"]["evaluate"]["conditions"]["ablated"]["pending"] == 1
+
+
+def test_where_no_trial_has_every_cell_the_values_of_the_axis_still_stand(tmp_path: Path) -> None:
+    run = grids(
+        tmp_path / "a", np.ones((3, 8)), rate={"of": "back", "readout": "correct", "by": "from_layer"}
+    )
+    place = run.trials["condition"].str.extract(r"=(\d)")[0].astype(float)
+    item = run.trials["item"].astype(int)
+    # Each item lacks one of the cells.
+    run.trials.loc[place == item % 3, "correct"] = np.nan
+    (rate,) = findings(run)
+    assert rate.value is None and "has a value in every cell" in rate.note
+    assert [(part.key, part.ones, part.n) for part in rate.by] == [("0", 5, 5), ("1", 5, 5), ("2", 6, 6)]
+    assert "By from_layer: 0: 5 of 5; 1: 5 of 5; 2: 6 of 6." in rate.sentence
+
+
+def test_of_many_parts_the_sentence_has_the_lowest_and_the_highest(tmp_path: Path) -> None:
+    back = (np.arange(40) < np.arange(0, 40, 4)[:, None]).astype(float)
+    run = grids(tmp_path / "a", back, rate={"of": "back", "readout": "correct", "by": FROM})
+    (rate,) = findings(run)
+    assert len(rate.by) == 10
+    assert "By from_layer: 10 values, lowest 0 of 40 at 0, highest 36 of 40 at 9." in rate.sentence
+
+
+def test_windows_of_layers_are_told_by_their_ends() -> None:
+    assert [axis_words(value) for value in ("2+3+4", [5, 6, 7, 8], "2+4+6", "3", "index:-1")] == [
+        "2-4",
+        "5-8",
+        "2+4+6",
+        "3",
+        "index:-1",
+    ]

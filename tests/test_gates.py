@@ -465,3 +465,11 @@ def test_gates_of_the_plan_stand_beside_those_of_the_results() -> None:
 def test_a_verdict_outside_the_vocabulary_is_refused() -> None:
     with pytest.raises(ValueError, match="verdict of gate inert"):
         Gate("treated", "inert", "bad", "")
+
+
+def test_conditions_that_differ_by_their_weights_alone_are_not_declared_alike() -> None:
+    direction = {"orthogonalise": {"name": "r.npy", "digest": "d"}}
+    told = manifest({"changed": condition(weights=direction)})
+    trials = table(rows("baseline"), rows("changed"))
+    (gate,) = named(result_gates(trials, told), "identical")
+    assert (gate.condition, gate.verdict) == ("changed", "fail")

@@ -133,3 +133,17 @@ def test_a_contrast_in_which_every_pair_goes_from_one_to_zero_is_tested(clustere
     assert ablated.test.ci_low == -1.0 and ablated.test.ci_high is not None and ablated.test.ci_high > -0.9
     assert ("lowers refuses by 1.00" in ablated.sentence) is not clustered
     assert same.p_holm is None and "nothing to test" in same.sentence
+
+
+def test_items_that_a_choice_dropped_are_no_silent_shrink(tmp_path: Path) -> None:
+    run = staged(tmp_path / "run")
+    kept = run.trials[run.trials["item"] < "0030"]
+    short = Run(kept, run.manifest, run.folder)
+    assert {gate["stage"] for gate in summarise(short)["gates"] if gate["gate"] == "fewer_items"} == {
+        "candidates",
+        "evaluate",
+    }
+    run.manifest["stages"]["evaluate"]["kept"] = {"choice": "choice:best", "items": 30, "of": 40}
+    run.manifest["stages"]["candidates"]["kept"] = {"choice": "choice:best", "items": 31, "of": 40}
+    (gate,) = [gate for gate in summarise(short)["gates"] if gate["gate"] == "fewer_items"]
+    assert gate["stage"] == "candidates" and "31 items were asked for" in gate["sentence"]

@@ -140,8 +140,8 @@ class FindingSpec(Strict):
 
 class FigureSpec(Strict):
     """One figure. heatmap: a grid over x and y, the mean of `readout` less that of `against`. curve:
-    `readout` along the axis x, a line for each grid or condition of `of` (and each value of `by`). layers: a list
-    readout along the layers, a line for each condition. bars: means of conditions, by group."""
+    `readout` along the axis x, a line for each grid or condition of `of` (and each value of `by`). layers: a
+    list readout along the layers, a line for each condition. bars: means of conditions, by group."""
 
     kind: Literal["heatmap", "curve", "layers", "bars"]
     stage: str

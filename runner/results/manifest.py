@@ -43,9 +43,7 @@ def describe_condition(condition: Condition) -> dict[str, Any]:
                 "op": write.op,
                 "value": describe_value(write.value),
                 "positions": write.positions.word,
-                "from_positions": None
-                if write.source_positions is None
-                else write.source_positions.word,
+                "from_positions": None if write.source_positions is None else write.source_positions.word,
                 "keys": None if write.keys is None else write.keys.word,
                 "during": write.during,
                 "hold": write.hold,

@@ -30,6 +30,8 @@ def announce(run: StagedRun, name: str, prepared: Prepared, extra: dict[str, Any
     """Put a stage that is about to run into the manifest and the plan, and say what it is."""
     design = prepared.design
     section = describe_stage(design, prepared.pairing, prepared.banks, plan_gates(design, prepared.plan))
+    if prepared.kept is not None:  # what is asked of this stage is what the choice has kept
+        section["experiment"]["n"] = len(prepared.items)
     compared = factors(design, prepared.items)
     run.sections[name] = section | ({"factors": compared} if compared else {}) | extra
     run.columns[name] = design.columns
@@ -124,7 +126,8 @@ def _known(run: StagedRun, prepared: Prepared) -> dict[str, dict[str, Any]]:
         origins = sorted({result["origin"] for result in taken.values()})
         run.speaker.say(f"{len(taken):,} results taken over from {', '.join(origins)}")
     if own:
-        run.speaker.say(f"{len(own):,} results were already here")
+        where = "were already here" if run.resumed else "are those of an earlier stage"
+        run.speaker.say(f"{len(own):,} results {where}")
     return own | taken
 
 

@@ -30,6 +30,7 @@ class StagedRun:
     speaker: Speaker
     quiet: bool
     staged: bool
+    resumed: bool
     changed: Callable[[], None]
     known: Known = NOTHING
     tables: dict[str, pa.Table] = field(default_factory=dict)

@@ -1,0 +1,135 @@
+"""How figures look: type, colours, page, and how they are written so that equal data give equal bytes."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import matplotlib
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.textpath import TextPath
+from matplotlib.ticker import FixedLocator, MaxNLocator
+
+from analyses.figures.scales import Scale
+
+SIZE = 8  # pt, the smallest type on a page at its own size
+COLUMN, PAGE = 3.4, 7.0  # inches: one column of a paper, and both
+# Okabe and Ito (2008), "Color universal design"; its yellow is too light for lines on white.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
+MARKERS = ("o", "s", "^", "D", "v", "P")
+INK, CONTROL, REFERENCE, ABSENT = "#222222", "#8C8C8C", "#4D4D4D", "#DDDDDD"
+CONTROL_DASHES = ((3.0, 1.5), (1.0, 1.2), (5.0, 1.5, 1.0, 1.5), (7.0, 2.0))
+_STYLE = {
+    "font.family": "DejaVu Sans",
+    "font.size": SIZE,
+    "axes.titlesize": SIZE,
+    "axes.labelsize": SIZE,
+    "xtick.labelsize": SIZE,
+    "ytick.labelsize": SIZE,
+    "legend.fontsize": SIZE,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.linewidth": 0.6,
+    "axes.edgecolor": INK,
+    "axes.labelcolor": INK,
+    "text.color": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "xtick.major.width": 0.6,
+    "ytick.major.width": 0.6,
+    "xtick.major.size": 2.5,
+    "ytick.major.size": 2.5,
+    "axes.titlelocation": "left",
+    "axes.titlepad": 4.0,
+    "lines.linewidth": 1.4,
+    "lines.markersize": 4.0,
+    "legend.frameon": False,
+    "legend.handlelength": 2.2,
+    "legend.borderaxespad": 0.2,
+    "hatch.linewidth": 0.5,
+    "pdf.fonttype": 42,
+    "savefig.dpi": 200,
+    "figure.dpi": 200,
+}
+
+
+@dataclass(frozen=True)
+class Page:
+    """A figure with the line below it."""
+
+    figure: Figure
+    title: str
+    caption: str
+
+
+@contextmanager
+def drawing() -> Iterator[None]:
+    """The style of this project, whatever the settings of the process and its user are."""
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()
+        matplotlib.rcParams.update(_STYLE)
+        yield
+
+
+def blank(width: float, height: float) -> Figure:
+    """An empty figure of this size in inches; without pyplot, so that nothing is kept between figures."""
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def save(page: Page, folder: Path, name: str) -> list[Path]:
+    """Write a page as PNG and PDF, title above and caption below, wrapped to its width."""
+    folder.mkdir(parents=True, exist_ok=True)
+    width, height = page.figure.get_size_inches()
+    if page.title:
+        above = wrapped(page.title, width, SIZE + 1)
+        page.figure.text(0, 1 + 0.04 / height, above, fontsize=SIZE + 1, weight="bold", va="bottom")
+    page.figure.text(
+        0, -0.06 / height, wrapped(page.caption, width, SIZE), fontsize=SIZE, va="top", color=REFERENCE
+    )
+    kept = {"png": {"Software": None}, "pdf": {"CreationDate": None, "Creator": None, "Producer": None}}
+    paths = []
+    for kind, metadata in kept.items():
+        path = folder / f"{name}.{kind}"
+        page.figure.savefig(path, format=kind, metadata=metadata, bbox_inches="tight", pad_inches=0.05)
+        paths.append(path)
+    return paths
+
+
+def wrapped(text: str, width: float, size: float) -> str:
+    """Text in lines that are at most `width` inches wide."""
+    if not text:
+        return ""
+    whole = TextPath((0, 0), text, size=size).get_extents().width / 72
+    letters = len(text) if whole <= width else max(12, int(len(text) * width / whole * 0.97))
+    return "\n".join(textwrap.wrap(text, letters))
+
+
+def ticks(axes: Axes, along: str, scale: Scale) -> None:
+    """Ticks of an axis (`x` or `y`): whole numbers for layers, each value where there are few, words in full."""
+    side = axes.xaxis if along == "x" else axes.yaxis
+    if scale.layer:
+        side.set_major_locator(MaxNLocator(nbins=10, integer=True, min_n_ticks=1))
+        return
+    if not scale.numeric or len(scale.places) <= 8:
+        side.set_major_locator(FixedLocator(list(scale.places)))
+        side.set_ticklabels(list(scale.ticks))
+    if along == "x" and not scale.numeric and sum(map(len, scale.ticks)) > 40:
+        axes.tick_params(axis="x", labelrotation=35)
+
+
+def legend(figure: Figure, panels: Sequence[Axes], columns: int) -> None:
+    """One legend for all panels, above them, where there is more than one thing to tell apart."""
+    found: dict[str, Artist] = {}
+    for axes in panels:
+        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
+            found.setdefault(label, handle)
+    if len(found) > 1:
+        names = list(found)
+        figure.legend(
+            list(found.values()), names, loc="outside upper left", ncols=columns, columnspacing=1.2
+        )
