@@ -23,9 +23,9 @@ from analyses.folding import (
     large_grids,
     without_cells,
 )
-from analyses.published import ONE_TEXT
+from analyses.markdown_published import markdown_table, published_section
 from analyses.tables import SCORES
-from analyses.wording import bare_p, count, figure, in_column, p_value, plural, small, together
+from analyses.wording import bare_p, count, figure, in_column, plural, small, together
 
 
 def to_markdown(summary: Mapping[str, Any]) -> str:
@@ -61,7 +61,7 @@ def _measured(summary: Mapping[str, Any], mark: str) -> list[str]:
         lines += [f"{mark} By repeat", "", *_repeats(summary), ""]
     lines += [f"{mark} Receipts", "", *_receipts(summary), ""]
     if summary["published"] is not None:
-        lines += [f"{mark} As published", "", *_published(summary["published"]), ""]
+        lines += [f"{mark} As published", "", *published_section(summary["published"]), ""]
     return lines
 
 
@@ -88,7 +88,7 @@ def _findings(found: Sequence[Mapping[str, Any]]) -> list[str]:
         "McNemar's exact test, others by the clustered t test; Holm corrects over all findings."
     )
     rows = [finding_row(each) for each in found]
-    return [*_table(list(HEAD), rows), "", *(f"- {each['sentence']}" for each in found), "", about]
+    return [*markdown_table(list(HEAD), rows), "", *(f"- {each['sentence']}" for each in found), "", about]
 
 
 def _about(summary: Mapping[str, Any]) -> str:
@@ -192,7 +192,7 @@ def _results(summary: Mapping[str, Any]) -> list[str]:
         if found["note"]
     ]
     grids = _grids(summary)
-    table = [*_table(head, rows), ""] if rows else []
+    table = [*markdown_table(head, rows), ""] if rows else []
     return [*grids, *table, about, *(["", *notes] if notes else [])]
 
 
@@ -208,7 +208,7 @@ def _grids(summary: Mapping[str, Any]) -> list[str]:
                 rows.append([f"`{grid.name}`", *sizes, readout, figure(grid.mean), *ends])
     if not rows:
         return []
-    return [*_table(head, rows), "", "Every cell is in `trials.parquet` and `summary.json`.", ""]
+    return [*markdown_table(head, rows), "", "Every cell is in `trials.parquet` and `summary.json`.", ""]
 
 
 def span(numbers: tuple[int, int]) -> str:
@@ -260,7 +260,7 @@ def _contrasts(summary: Mapping[str, Any], mark: str) -> list[str]:
     )
     sentences = [f"- {sentence}" for sentence in (*map(with_note, single), *of_grids)]
     adjusted = [each for each in single if each.get("adjusted")]
-    table = [*_table(head, rows), ""] if rows else []
+    table = [*markdown_table(head, rows), ""] if rows else []
     if adjusted:
         return [*sentences, "", *table, about, "", *_adjusted(adjusted, mark)]
     return [*sentences, "", *table, about]
@@ -296,7 +296,7 @@ def _adjusted(contrasts: Sequence[Mapping[str, Any]], mark: str) -> list[str]:
         "",
         *(f"- {c['adjusted']['sentence']}" for c in contrasts),
         "",
-        *_table(head, rows),
+        *markdown_table(head, rows),
         "",
         about,
     ]
@@ -313,7 +313,7 @@ def _trends(summary: Mapping[str, Any]) -> list[str]:
         lines += [
             f"- {each['sentence']}",
             "",
-            *_table(["condition", "dose", f"mean {each['readout']}"], rows),
+            *markdown_table(["condition", "dose", f"mean {each['readout']}"], rows),
             "",
         ]
     about = (
@@ -336,7 +336,7 @@ def _repeats(summary: Mapping[str, Any]) -> list[str]:
         for each in found
     ]
     about = "Difference and 95% interval of each repeat alone, clustered, not corrected."
-    return [*(f"- {each['sentence']}" for each in found), "", *_table(head, rows), "", about]
+    return [*(f"- {each['sentence']}" for each in found), "", *markdown_table(head, rows), "", about]
 
 
 def repeat_cell(row: Mapping[str, Any]) -> str:
@@ -376,74 +376,7 @@ def _receipts(summary: Mapping[str, Any]) -> list[str]:
                 measured,
             ]
         )
-    return _table(head, rows)
-
-
-def _published(published: Mapping[str, Any]) -> list[str]:
-    lines = []
-    runs = published["this_run"]
-    if runs:
-        lines += [
-            "Computed the published way, pairs taken as independent: for comparison, not for conclusions.",
-            "",
-        ]
-    if published["rows"]:
-        single = any(row["recomputed"] is None for row in published["rows"])
-        own = ["this run, mean"] if single else ["this run, their way"] if runs else []
-        head = ["condition", "figure", "published", "recomputed from its sums", "agrees", *own]
-        rows = [
-            [
-                f"`{row['condition']}`",
-                row["figure"],
-                row["published"],
-                "it has none" if row["recomputed"] is None else f"{row['recomputed']:.4g}",
-                "-" if row["agrees"] is None else "yes" if row["agrees"] else "NO",
-                *([this_way(row["condition"], row["figure"], published)] if own else []),
-            ]
-            for row in published["rows"]
-        ]
-        lines += [*_table(head, rows), ""]
-    for name, test in runs.items():
-        if test["t"] is None:
-            lines.append(f"- `{name}`: {test['note']}.")
-            continue
-        lines.append(
-            f"- `{name}` - baseline, one-sample t: {figure(test['difference'])}, t({test['df']:g}) = "
-            f"{figure(test['t'])}, {p_value(test['p'])}, d = {figure(test['d_ddof0'])} with ddof 0, "
-            f"{figure(test['d_ddof1'])} with ddof 1."
-        )
-    for each in published["between_arms"]:
-        if each["t"] is not None:
-            lines.append(
-                f"- `{each['condition']}` - `{each['against']}`, unpaired t on differences "
-                f"from the baseline: t({each['df']:g}) = {figure(each['t'])}, {p_value(each['p'])}."
-            )
-    return lines
-
-
-def this_way(condition: str, name: str, published: Mapping[str, Any]) -> str:
-    """The figure of this run that corresponds to a published one; a dash where it has none. Beside the score
-    of a single text stands the mean of the condition."""
-    if name == ONE_TEXT:
-        mean = published["means"].get(condition)
-        return "-" if mean is None else figure(mean)
-    field = {"mean": "difference", "ci95 low": "ci_low", "ci95 high": "ci_high"}.get(name, name)
-    found: Mapping[str, Any] | None = published["this_run"].get(condition)
-    if " vs " in condition:
-        first, second = condition.split(" vs ")
-        matches = [
-            (1 if each["condition"] == first else -1, each)
-            for each in published["between_arms"]
-            if {each["condition"], each["against"]} == {first, second}
-        ]
-        sign, found = matches[0] if matches else (1, None)
-        field = name.split(",")[0]
-        if found is not None and field == "t" and found["t"] is not None:
-            return f"{sign * found['t']:.4g}"
-    if found is None:
-        return "-"
-    value = found.get(field)
-    return "-" if value is None else f"{value:.4g}"
+    return markdown_table(head, rows)
 
 
 def with_note(contrast: Mapping[str, Any]) -> str:
@@ -456,8 +389,3 @@ def with_note(contrast: Mapping[str, Any]) -> str:
 def percent(value: float | None) -> str:
     """A share as a whole percentage; a dash where it does not apply."""
     return "-" if value is None else f"{100 * value:.0f}%"
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
-    return lines + ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]

@@ -10,11 +10,22 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from analyses.figures.scales import is_share, readout_label
-from analyses.figures.style import COLOURS, COLUMN, INK, PAGE, REFERENCE, SIZE, Page, blank
+from analyses.figures.scales import MINUS, is_share, readout_label
+from analyses.figures.style import (
+    COLOURS,
+    COLUMN,
+    INK,
+    PAGE,
+    REFERENCE,
+    SIZE,
+    Page,
+    above,
+    blank,
+    columns_for,
+)
 from analyses.figures.subject import NotDrawn, Shown, Subject
 from analyses.measured_finding import Estimate
-from analyses.wording import count
+from analyses.wording import count, figure
 
 _ROW, _LETTERS = 0.3, 30  # inches of a bar; letters in a line of its label
 _LOOKS = {"control": ("white", "//////", "#8C8C8C"), "reference": ("#BDBDBD", "", "#BDBDBD")}
@@ -32,8 +43,8 @@ def _rows(subject: Subject) -> Page:
     held = [(shown, subject.estimate(shown)) for shown in subject.shown]
     labels = [textwrap.fill(shown.label, _LETTERS) for shown, _ in held]
     lines = sum(max(1, label.count("\n") + 1) for label in labels)
-    figure = blank(COLUMN + 1.2, max(1.1, 0.6 + max(_ROW * len(held), 0.16 * lines)))
-    axes = figure.subplots()
+    page = blank(COLUMN + 1.2, max(1.1, 0.6 + max(_ROW * len(held), 0.16 * lines)))
+    axes = page.subplots()
     looks = _looks(subject.shown)
     notes: list[str] = []
     ends = []
@@ -71,7 +82,7 @@ def _rows(subject: Subject) -> Page:
     else:
         axes.set_xlim(low, high + 0.18 * (high - low))
         axes.axvline(0, color=INK, linewidth=0.6)
-    return _page(subject, figure, [*(each for _, each in held), floor], notes)
+    return _page(subject, page, [*(each for _, each in held), floor], notes)
 
 
 def _clusters(subject: Subject, by: str) -> Page:
@@ -86,8 +97,8 @@ def _clusters(subject: Subject, by: str) -> Page:
         return shown if by == "group" else subject.at(shown, by, value)
 
     width = max(COLUMN, min(PAGE, 0.8 + len(cuts) * (0.2 * len(subject.shown) + 0.25)))
-    figure = blank(width, 2.3)
-    axes = figure.subplots()
+    page = blank(width, 2.1)
+    axes = page.subplots()
     looks = _looks(subject.shown)
     each_width = 0.8 / len(subject.shown)
     estimates: list[Estimate | None] = []
@@ -123,15 +134,13 @@ def _clusters(subject: Subject, by: str) -> Page:
     axes.axhline(0, color=INK, linewidth=0.6)
     if len(subject.shown) > 1:
         patches = [
-            Patch(facecolor=face, hatch=hatch, edgecolor=edge, label=shown.label, linewidth=0.6)
+            Patch(facecolor=face, hatch=hatch, edgecolor=edge, linewidth=0.6)
             for shown in subject.shown
             for face, hatch, edge in [looks[shown.name]]
         ]
-        longest = max(len(shown.label) for shown in subject.shown)
-        columns = max(1, min(len(patches), int(width / (0.5 + 0.072 * longest))))
-        figure.legend(handles=patches, loc="outside upper left", ncols=columns, columnspacing=1.2)
-        figure.set_size_inches(width, 2.1 + 0.17 * -(-len(patches) // columns))
-    return _page(subject, figure, estimates, notes)
+        labels = [shown.label for shown in subject.shown]
+        above(page, patches, labels, columns_for(labels, width))
+    return _page(subject, page, estimates, notes)
 
 
 def _page(
@@ -165,7 +174,7 @@ def _told(estimate: Estimate) -> str:
     """The figure at the end of a bar; of a share, how many of how many."""
     ones = estimate.sides[0].ones
     if ones is None or not estimate.share:
-        return f"{estimate.value:.2f}"
+        return figure(estimate.value).replace("-", MINUS)
     return f"{count(ones)} of {count(estimate.n)}"
 
 

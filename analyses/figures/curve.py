@@ -22,6 +22,7 @@ from analyses.figures.scales import (
     scale_of,
 )
 from analyses.figures.style import (
+    ABSENT,
     COLOURS,
     COLUMN,
     CONTROL,
@@ -37,6 +38,7 @@ from analyses.figures.style import (
 )
 from analyses.figures.subject import NotDrawn, Role, Shown, Subject
 from analyses.measured_finding import Estimate
+from analyses.wording import listed
 
 _PER_ROW, _PANEL = 4, 1.9
 _MARKED = 14  # points of a line that are marked one by one
@@ -88,10 +90,12 @@ def curve(subject: Subject) -> Page:
     notes = []
     for axes, panel in zip(grid, panels, strict=True):
         ticks(axes, "x", scale)
-        unit = f": {panel.unit}" if panel.unit else ""
-        axes.set_xlabel(f"{scale.label}{unit}")
+        axes.set_xlabel(f"{scale.label} ({panel.unit})" if panel.unit else scale.label)
         if scale.numeric and min(scale.places) < 0 < max(scale.places):
-            axes.axvline(0, color=INK, linewidth=0.5, zorder=0)
+            axes.axvline(0, color=ABSENT, linewidth=0.6, zorder=0)
+        if scale.numeric and len(scale.places) > 1:
+            room = 0.04 * (max(scale.places) - min(scale.places))
+            axes.set_xlim(min(scale.places) - room, max(scale.places) + room)
         notes += _chosen(subject, axes, panel, word, [subject.axis(word, s) for s in subject.shown])
         for finding, value in subject.published_at(word).items():
             axes.axvline(value, color=INK, linestyle=(0, (2, 2)), linewidth=1)
@@ -147,7 +151,9 @@ def _panels(subject: Subject, line: Any) -> list[Panel]:
         return [Panel("", tuple(lines))]
     return [
         Panel(
-            str(value), tuple(line(of, cut(each, value), each.label, each.name) for each in shown), by=value
+            str(value) if by == "group" else f"{str(by).rpartition('.')[2]} {value}",
+            tuple(line(of, cut(each, value), each.label, each.name) for each in shown),
+            by=value,
         )
         for value, of in cuts
     ]
@@ -170,12 +176,8 @@ def _page(subject: Subject, panels: Sequence[Panel]) -> tuple[Any, list[Axes]]:
     """The panels with their lines, the readout's axis and one legend."""
     per_row = min(len(panels), _PER_ROW)
     rows = -(-len(panels) // per_row)
-    labels = {line.key: line.label for panel in panels for line in panel.lines}
-    longest = max(map(len, labels.values()))
     width = COLUMN if per_row == 1 else min(PAGE, per_row * 1.75 + 0.9)
-    columns = max(1, min(len(labels), int(width / (0.5 + 0.072 * longest))))
-    lines = -(-len(labels) // columns) if len(labels) > 1 else 0
-    figure = blank(width, rows * (_PANEL + 0.35) + 0.17 * lines)
+    figure = blank(width, rows * (_PANEL + 0.35))
     grid = figure.subplots(rows, per_row, sharey=True, squeeze=False)
     used: list[Axes] = []
     looks = _looks(panels)
@@ -194,7 +196,9 @@ def _page(subject: Subject, panels: Sequence[Panel]) -> tuple[Any, list[Axes]]:
         used[0].set_ylim(bottom=0)
     elif is_share(subject):
         used[0].set_ylim(-0.02, 1.02)
-    legend(figure, used, columns)
+    by = subject.spec.get("by")
+    apart = any(line.by is not None for panel in panels for line in panel.lines)
+    legend(figure, used, width, str(by) if apart else "")
     return figure, used
 
 
@@ -225,12 +229,16 @@ def _looks(panels: Sequence[Panel]) -> dict[str, Look]:
 def _draw(axes: Axes, line: Line, look: Look) -> None:
     """A line over the places that have a value, its band where there is an interval."""
     mean, low, high = (
-        np.array([np.nan if each is None or (v := getattr(each, end)) is None else v for each in line.estimates])
+        np.array(
+            [np.nan if each is None or (v := getattr(each, end)) is None else v for each in line.estimates]
+        )
         for end in ("value", "low", "high")
     )
     x = np.array(line.places)
     if line.flat:
-        axes.axhline(mean[0], color=look.colour, dashes=look.dashes or (1, 0), linewidth=1.1, label=line.label)
+        axes.axhline(
+            mean[0], color=look.colour, dashes=look.dashes or (1, 0), linewidth=1.1, label=line.label
+        )
         if np.isfinite(low[0]):
             axes.axhspan(low[0], high[0], color=look.colour, alpha=0.12, linewidth=0)
         return
@@ -238,16 +246,21 @@ def _draw(axes: Axes, line: Line, look: Look) -> None:
     axes.plot(x, mean, color=look.colour, dashes=look.dashes or (1, 0), marker=marker, label=line.label)
     axes.fill_between(x, low, high, color=look.colour, alpha=0.18, linewidth=0)
     if line.onset is not None:
-        at, ends = line.onset.value, (line.onset.low, line.onset.high)
-        foot = axes.get_xaxis_transform()
-        if None not in ends:
-            axes.plot(ends, (0.015, 0.015), color=look.colour, transform=foot, linewidth=1.4, solid_capstyle="butt")
-        axes.plot([at], [0.015], marker="^", color=look.colour, transform=foot, markersize=6, clip_on=False)
+        foot, low_end, high_end = axes.get_xaxis_transform(), line.onset.low, line.onset.high
+        if low_end is not None and high_end is not None:
+            axes.hlines(0.015, low_end, high_end, color=look.colour, transform=foot, linewidth=1.4)
+        axes.plot(
+            [line.onset.value],
+            [0.015],
+            marker="^",
+            color=look.colour,
+            transform=foot,
+            markersize=6,
+            clip_on=False,
+        )
 
 
-def _chosen(
-    subject: Subject, axes: Axes, panel: Panel, word: str, names: Sequence[str | None]
-) -> list[str]:
+def _chosen(subject: Subject, axes: Axes, panel: Panel, word: str, names: Sequence[str | None]) -> list[str]:
     """A ring around the chosen points of the treatments."""
     by = subject.spec.get("by")
     notes = []
@@ -263,7 +276,9 @@ def _chosen(
                     continue
                 if apart is not None and cut is not None and axis_key(cell[apart]) != axis_key(cut):
                     continue
-                place = next((i for i, x in enumerate(line.places) if _is(subject, word, x, cell[axis])), None)
+                place = next(
+                    (i for i, x in enumerate(line.places) if _is(subject, word, x, cell[axis])), None
+                )
                 if place is None or (point := line.estimates[place]) is None:
                     continue
                 axes.plot([line.places[place]], [point.value], marker="o", markersize=9, color="none",
@@ -276,6 +291,16 @@ def _is(subject: Subject, word: str, place: float, value: Any) -> bool:
     return scale_of(subject, word).place(value) == place
 
 
+def _averaged(subject: Subject) -> list[str]:
+    """Axes of the grids that the figure does not show."""
+    words = [str(subject.spec[key]) for key in ("x", "by") if subject.spec.get(key) is not None]
+    found: dict[str, None] = {}
+    for shown in subject.shown:
+        told = {subject.axis(word, shown) for word in words}
+        found |= dict.fromkeys(axis for axis in shown.axes if axis not in told)
+    return list(found)
+
+
 def _finished(subject: Subject, figure: Any, panels: Sequence[Panel], notes: Sequence[str]) -> Page:
     estimates = [each for panel in panels for line in panel.lines for each in line.estimates]
     bands = "Bands: 95% interval of the mean, clustered by donor and target."
@@ -283,4 +308,6 @@ def _finished(subject: Subject, figure: Any, panels: Sequence[Panel], notes: Seq
         bands = "Bands: 95% interval of the share (Wilson, effective n by donors and targets)."
     gone = any(each is None for each in estimates)
     gaps = ["Gaps: no valid trial."] if gone else []
+    averaged = _averaged(subject)
+    bands = bands if not averaged else f"{bands} Means over {listed(averaged)}."
     return Page(figure, subject.title, subject.caption(estimates, bands, *notes, *gaps))

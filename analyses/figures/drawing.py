@@ -18,8 +18,8 @@ from analyses.wording import listed
 
 @dataclass(frozen=True)
 class Drawn:
-    """What was drawn. files: PNG and PDF of each figure, in the order of the manifest; captions: figure -> the
-    line below it; skipped: figure -> the sentence that says why there is none."""
+    """What was drawn. files: PNG and PDF of each figure, in the order of the manifest; captions:
+    figure -> the line below it; skipped: figure -> the sentence that says why there is none."""
 
     files: tuple[Path, ...]
     captions: Mapping[str, str]
@@ -35,14 +35,16 @@ def draw(run: Run) -> Drawn:
     declared: Mapping[str, Mapping[str, Any]] = run.manifest.get("figures") or {}
     if not declared:
         return Drawn((), {}, {})
-    from analyses.figures import bars, curve, heatmap
+    from analyses.figures.bars import bars
+    from analyses.figures.curve import curve, layers
+    from analyses.figures.heatmap import heatmap
     from analyses.figures.style import Page, drawing, save
 
     kinds: Mapping[str, Callable[[Subject], Page]] = {
-        "heatmap": heatmap.heatmap,
-        "curve": curve.curve,
-        "layers": curve.layers,
-        "bars": bars.bars,
+        "heatmap": heatmap,
+        "curve": curve,
+        "layers": layers,
+        "bars": bars,
     }
     stages, choices = stage_runs(run), read_choices(run.folder)
     files: list[Path] = []
@@ -68,14 +70,14 @@ def draw_sweep(folder: Path) -> Drawn:
     """Draw what a sweep's `summary.json` compares into `figures/` of its folder: `depth`, the depth of every
     finding that is a layer, by model, beside what was published; and `scaling`, every other finding against
     the size of the model. Each is skipped, with the reason, where the sweep has no such findings."""
-    from analyses.figures import sweep
     from analyses.figures.style import drawing, save
+    from analyses.figures.sweep import depth, scaling
 
     told = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
     files: list[Path] = []
     captions: dict[str, str] = {}
     skipped: dict[str, str] = {}
-    for name, made in (("depth", sweep.depth), ("scaling", sweep.scaling)):
+    for name, made in (("depth", depth), ("scaling", scaling)):
         try:
             with drawing():
                 page = made(told)

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
+from typing import cast
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import Normalize, TwoSlopeNorm
 from matplotlib.patches import Rectangle
+from matplotlib.spines import Spine
 
 from analyses.cells import Axes as Cell
 from analyses.cells import axis_key, axis_named
 from analyses.figures.heat import Heat, heat
-from analyses.figures.scales import Scale, is_share, readout_label, scale_of
-from analyses.figures.style import ABSENT, COLUMN, INK, PAGE, Page, blank
+from analyses.figures.scales import Scale, alpha_units, is_share, readout_label, scale_of
+from analyses.figures.style import ABSENT, COLUMN, INK, PAGE, Page, blank, fitted
 from analyses.figures.subject import NotDrawn, Shown, Subject
 
 _CELL, _SIDE, _BELOW = 0.27, 1.5, 0.75  # inches: a cell, and what labels and colour bar need
@@ -33,14 +36,14 @@ def heatmap(subject: Subject) -> Page:
     per_row = min(len(panels), 3)
     rows = -(-len(panels) // per_row)
     width = min(PAGE, max(COLUMN, per_row * len(x.keys) * _CELL + _SIDE))
-    height = rows * (max(2, len(y.keys)) * _cell(width, per_row, len(x.keys), len(y.keys)) + _BELOW)
-    figure = blank(width, height)
+    each = max(2, len(y.keys)) * _cell(width, per_row, len(x.keys), len(y.keys))
+    flat = rows == 1 and len(y.keys) <= 4
+    figure = blank(width, 0.5 * flat + rows * (each + _BELOW))
     grid = figure.subplots(rows, per_row, sharex=True, sharey=True, squeeze=False)
-    for place, axes in enumerate(grid.flat):
-        if place >= len(panels):
-            axes.set_visible(False)
-            continue
-        shown, found = panels[place]
+    used = list(grid.flat)[: len(panels)]
+    for axes in list(grid.flat)[len(panels) :]:
+        axes.set_visible(False)
+    for place, (axes, (shown, found)) in enumerate(zip(used, panels, strict=True)):
         image = axes.imshow(
             np.ma.masked_invalid(found.means), norm=norm, cmap=colours, origin="lower", aspect="auto",
             interpolation="nearest",
@@ -48,15 +51,27 @@ def heatmap(subject: Subject) -> Page:
         _grey(axes, found)
         _frame(axes, x, y)
         if len(panels) > 1:
-            axes.set_title(shown.label)
+            axes.set_title(textwrap.fill(shown.label, max(16, int(width / per_row / 0.075))))
         if place % per_row == 0:
-            axes.set_ylabel(y.label)
+            axes.set_ylabel(fitted(y.label, each))
         if place >= len(panels) - per_row:
-            axes.set_xlabel(x.label)
-    notes = _marks(subject, [axes for axes in grid.flat if axes.get_visible()], x, y)
+            unit = alpha_units(subject, shown, x.name)
+            axes.set_xlabel(f"{x.label} ({unit})" if unit else x.label)
+            axes.tick_params(axis="x", labelbottom=True)
+    empty = {
+        (int(column), int(row))
+        for _, found in panels
+        for row, column in zip(*np.nonzero(np.isnan(found.means)), strict=True)
+    }
+    notes = _marks(subject, used, x, y, empty)
     less = "" if subject.against is None else subject.against.name
-    bar = figure.colorbar(image, ax=grid, label=readout_label(subject, less), aspect=14, pad=0.02)
-    bar.outline.set_linewidth(0.6)  # type: ignore[operator]  # the stubs call the outline a float
+    # Beside a flat grid there is no room for the words.
+    label = readout_label(subject, less)
+    if flat:
+        bar = figure.colorbar(image, ax=grid, label=label, location="bottom", aspect=32, fraction=0.08)
+    else:
+        bar = figure.colorbar(image, ax=grid, label=fitted(label, rows * each), aspect=14, pad=0.02)
+    cast(Spine, bar.outline).set_linewidth(0.6)
     numbers = [
         (int(items), int(trials))
         for _, found in panels
@@ -123,7 +138,9 @@ def _drawn(subject: Subject, x: Scale, y: Scale) -> set[str]:
     }
 
 
-def _marks(subject: Subject, panels: list[Axes], x: Scale, y: Scale) -> list[str]:
+def _marks(
+    subject: Subject, panels: list[Axes], x: Scale, y: Scale, empty: set[tuple[int, int]]
+) -> list[str]:
     """Outline the chosen cells, put a dot into those that failed, and draw the published layer."""
     notes = []
     for choice in subject.chosen():
@@ -132,7 +149,8 @@ def _marks(subject: Subject, panels: list[Axes], x: Scale, y: Scale) -> list[str
         passed = {at for cell in choice.passed if (at := _at(cell, x, y)) is not None}
         if not chosen:
             continue
-        failed -= passed  # of cells that differ in another axis, one passes
+        # Of cells that differ in another axis, one passes; of those without a value, the cross says so.
+        failed -= passed | empty
         for axes in panels:
             for column, row in sorted(failed):
                 axes.plot(

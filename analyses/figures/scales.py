@@ -10,6 +10,7 @@ from analyses.cells import axis_key
 from analyses.figures.subject import Shown, Subject, is_number
 from analyses.wording import listed
 
+MINUS = "\N{MINUS SIGN}"
 LAYER_AXES = ("layers", "layer", "from_layer")
 _AXIS_WORDS = {
     "layers": "layer written",
@@ -19,12 +20,11 @@ _AXIS_WORDS = {
     "from_positions": "position read",
     "position": "position",
     "heads": "head",
-    "alpha": "alpha",
 }
 _UNITS = {
     "raw": "raw",
-    "resid_norm": "times the norm of the state",
-    "direction_norm": "times the norm of the direction",
+    "resid_norm": "times resid_norm",
+    "direction_norm": "times direction_norm",
 }
 # Of a readout's kind: what one number of it is, with its unit.
 _KINDS = {
@@ -70,12 +70,20 @@ def scale_of(subject: Subject, word: str) -> Scale:
     at that layer; other lists and words stand one after the other, as given."""
     values = subject.values(word)
     part = word.rpartition(".")[2]
-    words, name = _AXIS_WORDS.get(part, part.replace("_", " ")), word
+    words, name = _AXIS_WORDS.get(part, word), word
     keys = tuple(axis_key(value) for value in values)
     layer = part in LAYER_AXES
     if all(is_number(value) for value in values):
         places = tuple(float(value) for value in values)
-        return Scale(name, _label(words, word), keys, places, tuple(f"{v:g}" for v in values), True, layer)
+        return Scale(
+            name,
+            _label(words, word),
+            keys,
+            places,
+            tuple(f"{v:g}".replace("-", MINUS) for v in values),
+            True,
+            layer,
+        )
     if layer and _windows(values, subject.layers):
         places = tuple(float(place) for place in range(len(values)))
         ticks = tuple(str(place) for place in range(len(values)))

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 from matplotlib.artist import Artist
@@ -24,7 +25,7 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
 MARKERS = ("o", "s", "^", "D", "v", "P")
 INK, CONTROL, REFERENCE, ABSENT = "#222222", "#8C8C8C", "#4D4D4D", "#DDDDDD"
 CONTROL_DASHES = ((3.0, 1.5), (1.0, 1.2), (5.0, 1.5, 1.0, 1.5), (7.0, 2.0))
-_STYLE = {
+_STYLE: dict[Any, Any] = {
     "font.family": "DejaVu Sans",
     "font.size": SIZE,
     "axes.titlesize": SIZE,
@@ -32,6 +33,7 @@ _STYLE = {
     "xtick.labelsize": SIZE,
     "ytick.labelsize": SIZE,
     "legend.fontsize": SIZE,
+    "legend.title_fontsize": SIZE,
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.linewidth": 0.6,
@@ -85,9 +87,15 @@ def save(page: Page, folder: Path, name: str) -> list[Path]:
     """Write a page as PNG and PDF, title above and caption below, wrapped to its width."""
     folder.mkdir(parents=True, exist_ok=True)
     width, height = page.figure.get_size_inches()
+    top = 1.0
+    if page.figure.legends:
+        # The place of a legend is known only when the page is laid out.
+        page.figure.draw_without_rendering()
+        extents = [each.get_window_extent() for each in page.figure.legends]
+        top += sum(extent.height for extent in extents) / (height * page.figure.dpi)
     if page.title:
-        above = wrapped(page.title, width, SIZE + 1)
-        page.figure.text(0, 1 + 0.04 / height, above, fontsize=SIZE + 1, weight="bold", va="bottom")
+        title = wrapped(page.title, width, SIZE + 1)
+        page.figure.text(0, top + 0.05 / height, title, fontsize=SIZE + 1, weight="bold", va="bottom")
     page.figure.text(
         0, -0.06 / height, wrapped(page.caption, width, SIZE), fontsize=SIZE, va="top", color=REFERENCE
     )
@@ -104,13 +112,13 @@ def wrapped(text: str, width: float, size: float) -> str:
     """Text in lines that are at most `width` inches wide."""
     if not text:
         return ""
-    whole = TextPath((0, 0), text, size=size).get_extents().width / 72
+    whole = _inches(text, size)
     letters = len(text) if whole <= width else max(12, int(len(text) * width / whole * 0.97))
     return "\n".join(textwrap.wrap(text, letters))
 
 
 def ticks(axes: Axes, along: str, scale: Scale) -> None:
-    """Ticks of an axis (`x` or `y`): whole numbers for layers, each value where there are few, words in full."""
+    """Ticks of an axis (`x` or `y`): whole numbers for layers, each value where they are few."""
     side = axes.xaxis if along == "x" else axes.yaxis
     if scale.layer:
         side.set_major_locator(MaxNLocator(nbins=10, integer=True, min_n_ticks=1))
@@ -122,14 +130,38 @@ def ticks(axes: Axes, along: str, scale: Scale) -> None:
         axes.tick_params(axis="x", labelrotation=35)
 
 
-def legend(figure: Figure, panels: Sequence[Axes], columns: int) -> None:
-    """One legend for all panels, above them, where there is more than one thing to tell apart."""
+def legend(figure: Figure, panels: Sequence[Axes], width: float, title: str = "", least: int = 2) -> None:
+    """One legend for all panels, above them, where there are at least so many things to tell apart."""
     found: dict[str, Artist] = {}
     for axes in panels:
         for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
             found.setdefault(label, handle)
-    if len(found) > 1:
+    if len(found) >= least:
         names = list(found)
-        figure.legend(
-            list(found.values()), names, loc="outside upper left", ncols=columns, columnspacing=1.2
-        )
+        columns = columns_for(names, width)
+        above(figure, list(found.values()), names, columns, title)
+
+
+def above(
+    figure: Figure, handles: Sequence[Artist], labels: Sequence[str], columns: int, title: str = ""
+) -> None:
+    """A legend on top of the page, outside of what is laid out."""
+    figure.legend(
+        list(handles), list(labels), loc="lower left", bbox_to_anchor=(0, 1), ncols=columns,
+        columnspacing=1.2, title=title or None, alignment="left",
+    )  # fmt: skip
+
+
+def columns_for(labels: Sequence[str], width: float) -> int:
+    """How many columns a legend of these labels has on a page of `width` inches."""
+    longest = max(_inches(label, SIZE) for label in labels)
+    return max(1, min(len(labels), int(width / (longest + 0.5))))
+
+
+def fitted(label: str, length: float) -> str:
+    """A label for an axis of this length in inches: where it is longer, what stands in brackets is below."""
+    return label if _inches(label, SIZE) <= length else label.replace(" (", "\n(", 1)
+
+
+def _inches(text: str, size: float) -> float:
+    return float(TextPath((0, 0), text or " ", size=size).get_extents().width) / 72

@@ -165,7 +165,9 @@ class Subject:
                 continue
             axes = list(choice["chosen"][0])
             cells = [({axis: row[axis] for axis in axes}, row["passes"]) for row in choice["table"]]
-            passed, failed = (tuple(cell for cell, passes in cells if passes is side) for side in (True, False))
+            passed, failed = (
+                tuple(cell for cell, passes in cells if passes is side) for side in (True, False)
+            )
             found.append(Chosen(name, tuple(choice["chosen"]), passed, failed))
         return found
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Mapping, Sequence
 
+from analyses.cross_model import published
 from runner.config.errors import listed, suggestion
 from runner.config.readouts import all_columns, scalar_columns
 from runner.config.spec import Spec
@@ -20,7 +21,7 @@ def finding_faults(
 ) -> Iterator[Fault]:
     """Findings and figures about stages, conditions, readouts, axes or choices that are not there."""
     for name, finding in findings.items():
-        for key, message in _finding(finding, stages):
+        for key, message in (*_finding(finding, stages), *_published(finding)):
             yield ("findings", name, *key), message
     for name, figure in figures.items():
         for key, message in _figure(figure, stages):
@@ -69,6 +70,15 @@ def _finding(finding: FindingSpec, stages: Sequence[Given]) -> Iterator[Fault]:
         yield ("column",), _expected("a column of an artefact", ARTEFACT_COLUMNS, finding.column)
     if finding.choice is not None:
         yield from _choice(finding.choice, stages)
+
+
+def _published(finding: FindingSpec) -> Iterator[Fault]:
+    if finding.published is None:
+        return
+    try:
+        published(finding.published, None)
+    except KeyError as error:
+        yield ("published",), str(error.args[0])
 
 
 def _figure(figure: FigureSpec, stages: Sequence[Given]) -> Iterator[Fault]:

@@ -35,6 +35,7 @@ class Made:
             "items": None if found.items is None else [list(item) for item in found.items],
             "sentence": found.sentence,
             "n_items": found.n_items,
+            "chance": found.chance,
             "n_cells": len(found.table),
             "n_pass": sum(bool(row.get("passes")) for row in found.table),
             "table": [dict(row) for row in found.table],
@@ -63,11 +64,11 @@ def select_stage(run: StagedRun, name: str, body: SelectStageSpec, layers: int) 
 
 def _selected(run: StagedRun, body: SelectStageSpec, rule: dict[str, Any], layers: int) -> Selection:
     artefact = run.known.artefacts.get(body.from_)
-    if artefact is not None:
-        return select_rows(artefact.table, rule, layers)
-    trials = run.tables[body.from_].to_pandas()
-    if body.items:
-        return select_items(trials, rule)
     excluded = () if body.but is None else run.known.choices[body.but].cells
-    conditions = run.sections[body.from_]["conditions"]
-    return select_cells(trials, conditions, rule, layers, excluded=excluded)
+    if artefact is not None:
+        return select_rows(artefact.table, rule, layers, excluded=excluded)
+    trials, section = run.tables[body.from_].to_pandas(), run.sections[body.from_]
+    conditions, readouts = section["conditions"], section["readout"]
+    if body.items:
+        return select_items(trials, rule, conditions=conditions, readouts=readouts)
+    return select_cells(trials, conditions, rule, layers, excluded=excluded, readouts=readouts)
