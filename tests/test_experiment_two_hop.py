@@ -177,7 +177,7 @@ def test_the_last_token_reads_the_first_hop_early_and_the_second_relation_later(
 
     for edge in ("e1", "r1"):
         assert max(near(edge)[:2]) < 0.4 and min(near(edge)[2:]) > 0.95
-    assert min(near("r2")[:4]) > 0.9 and max(near("r2")[5:7]) < 0.5 and near("r2")[8] > 0.9
+    assert min(near("r2")[:3]) > 0.9 and max(near("r2")[4:7]) < 0.4 and near("r2")[8] > 0.8
     unread = [name for name in p.index if name.startswith(("e1_r1[", "e1_r2[", "r1_r2[", "first_token["))]
     assert len(unread) == 4 * len(LAYERS) and p[unread].min() > 0.95
 

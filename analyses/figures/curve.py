@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from analyses.cells import axis_key, axis_named
@@ -15,7 +16,6 @@ from analyses.figures.scales import (
     alpha_units,
     is_rank,
     is_share,
-    layer_label,
     layers_read,
     onset_of,
     readout_label,
@@ -31,6 +31,7 @@ from analyses.figures.style import (
     MARKERS,
     PAGE,
     REFERENCE,
+    SIZE,
     Page,
     blank,
     legend,
@@ -58,6 +59,12 @@ class Line:
     flat: bool = False
     by: Any = None
     onset: Estimate | None = None
+
+
+class LineOf(Protocol):
+    """Makes the line of a condition or grid, from the items of a subject."""
+
+    def __call__(self, of: Subject, shown: Shown, label: str, key: str, by: Any = None) -> Line: ...
 
 
 @dataclass(frozen=True)
@@ -90,7 +97,6 @@ def curve(subject: Subject) -> Page:
     notes = []
     for axes, panel in zip(grid, panels, strict=True):
         ticks(axes, "x", scale)
-        axes.set_xlabel(f"{scale.label} ({panel.unit})" if panel.unit else scale.label)
         if scale.numeric and min(scale.places) < 0 < max(scale.places):
             axes.axvline(0, color=ABSENT, linewidth=0.6, zorder=0)
         if scale.numeric and len(scale.places) > 1:
@@ -100,6 +106,7 @@ def curve(subject: Subject) -> Page:
         for finding, value in subject.published_at(word).items():
             axes.axvline(value, color=INK, linestyle=(0, (2, 2)), linewidth=1)
             notes.append(f"Dashed: published ({finding}).")
+    _name_x(figure, grid, [f"{scale.label} ({each.unit})" if each.unit else scale.label for each in panels])
     return _finished(subject, figure, panels, list(dict.fromkeys(notes)))
 
 
@@ -121,13 +128,22 @@ def layers(subject: Subject) -> Page:
     figure, grid = _page(subject, panels)
     for axes in grid:
         axes.xaxis.set_major_locator(MaxNLocator(nbins=10, integer=True, min_n_ticks=1))
-        axes.set_xlabel(layer_label())
+    _name_x(figure, grid, ["layer"] * len(grid))
     found = any(line.onset is not None for panel in panels for line in panel.lines)
     notes = [f"Triangle: mean {onset}, of the trials that have one."] if found else []
     return _finished(subject, figure, panels, notes)
 
 
-def _panels(subject: Subject, line: Any) -> list[Panel]:
+def _name_x(figure: Figure, grid: Sequence[Axes], labels: Sequence[str]) -> None:
+    """The name of the x axis: once where all panels have the same."""
+    if len(grid) > 1 and len(set(labels)) == 1:
+        figure.supxlabel(labels[0], fontsize=SIZE)
+        return
+    for axes, label in zip(grid, labels, strict=True):
+        axes.set_xlabel(label)
+
+
+def _panels(subject: Subject, line: LineOf) -> list[Panel]:
     shown = list(subject.shown)
     if subject.against is not None and subject.against.name not in [each.name for each in shown]:
         role: Role = "reference" if subject.against.role == "reference" else "control"
@@ -172,7 +188,7 @@ def _by_unit(subject: Subject, word: str, panels: Sequence[Panel]) -> list[Panel
     ]
 
 
-def _page(subject: Subject, panels: Sequence[Panel]) -> tuple[Any, list[Axes]]:
+def _page(subject: Subject, panels: Sequence[Panel]) -> tuple[Figure, list[Axes]]:
     """The panels with their lines, the readout's axis and one legend."""
     per_row = min(len(panels), _PER_ROW)
     rows = -(-len(panels) // per_row)
@@ -301,7 +317,7 @@ def _averaged(subject: Subject) -> list[str]:
     return list(found)
 
 
-def _finished(subject: Subject, figure: Any, panels: Sequence[Panel], notes: Sequence[str]) -> Page:
+def _finished(subject: Subject, figure: Figure, panels: Sequence[Panel], notes: Sequence[str]) -> Page:
     estimates = [each for panel in panels for line in panel.lines for each in line.estimates]
     bands = "Bands: 95% interval of the mean, clustered by donor and target."
     if all(each is None or each.share for each in estimates):

@@ -16,10 +16,10 @@ from analyses.cells import Axes as Cell
 from analyses.cells import axis_key, axis_named
 from analyses.figures.heat import Heat, heat
 from analyses.figures.scales import Scale, alpha_units, is_share, readout_label, scale_of
-from analyses.figures.style import ABSENT, COLUMN, INK, PAGE, Page, blank, fitted
+from analyses.figures.style import ABSENT, COLUMN, INK, PAGE, Page, blank, fitted, inches
 from analyses.figures.subject import NotDrawn, Shown, Subject
 
-_CELL, _SIDE, _BELOW = 0.27, 1.5, 0.75  # inches: a cell, and what labels and colour bar need
+_CELL, _SIDE, _BELOW = 0.3, 1.3, 0.75  # inches: a cell, and what labels and colour bar need
 
 
 def heatmap(subject: Subject) -> Page:
@@ -35,7 +35,8 @@ def heatmap(subject: Subject) -> Page:
     norm, colours = _colours(subject, known)
     per_row = min(len(panels), 3)
     rows = -(-len(panels) // per_row)
-    width = min(PAGE, max(COLUMN, per_row * len(x.keys) * _CELL + _SIDE))
+    wide = max(_CELL, 0.0 if x.layer else max(inches(tick) for tick in x.ticks) / 0.8)
+    width = min(PAGE, max(COLUMN, per_row * len(x.keys) * wide + _SIDE))
     each = max(2, len(y.keys)) * _cell(width, per_row, len(x.keys), len(y.keys))
     flat = rows == 1 and len(y.keys) <= 4
     figure = blank(width, 0.5 * flat + rows * (each + _BELOW))
@@ -49,7 +50,7 @@ def heatmap(subject: Subject) -> Page:
             interpolation="nearest",
         )  # fmt: skip
         _grey(axes, found)
-        _frame(axes, x, y)
+        _frame(axes, x, y, (width - _SIDE) / per_row / len(x.keys))
         if len(panels) > 1:
             axes.set_title(textwrap.fill(shown.label, max(16, int(width / per_row / 0.075))))
         if place % per_row == 0:
@@ -99,14 +100,15 @@ def _cell(width: float, panels: int, columns: int, rows: int) -> float:
     return min(0.34, max(0.17, (width - _SIDE) / panels / columns)) if rows > 3 else 0.34
 
 
-def _frame(axes: Axes, x: Scale, y: Scale) -> None:
-    """Ticks of every value, of layers every second, third, ... one where they are many."""
+def _frame(axes: Axes, x: Scale, y: Scale, cell: float) -> None:
+    """Ticks of every value, of numbers every second, third, ... where they are many. cell: its width in
+    inches; words that are wider stand upright."""
     for side, scale, most in ((axes.xaxis, x, 16), (axes.yaxis, y, 24)):
         step = -(-len(scale.keys) // most) if scale.numeric else 1
         side.set_ticks(range(0, len(scale.keys), step), list(scale.ticks)[::step])
         side.set_tick_params(length=0)
-    if not x.numeric and max(map(len, x.ticks)) > 4:
-        axes.tick_params(axis="x", labelrotation=90 if len(x.keys) > 6 else 30)
+    if not x.layer and max(inches(tick) for tick in x.ticks) > 0.85 * cell:
+        axes.tick_params(axis="x", labelrotation=90)
     for spine in axes.spines.values():
         spine.set_visible(False)
 

@@ -93,11 +93,6 @@ def scale_of(subject: Subject, word: str) -> Scale:
     return Scale(name, _label(words, word), keys, places, ticks, False, False)
 
 
-def layer_label() -> str:
-    """The axis of a list readout."""
-    return "layer"
-
-
 def readout_label(subject: Subject, less: str = "") -> str:
     """The mean of a readout with its unit: "refusal (log-odds, nats)". less: what it is taken from."""
     column = subject.readout

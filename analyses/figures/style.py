@@ -112,7 +112,7 @@ def wrapped(text: str, width: float, size: float) -> str:
     """Text in lines that are at most `width` inches wide."""
     if not text:
         return ""
-    whole = _inches(text, size)
+    whole = inches(text, size)
     letters = len(text) if whole <= width else max(12, int(len(text) * width / whole * 0.97))
     return "\n".join(textwrap.wrap(text, letters))
 
@@ -154,14 +154,15 @@ def above(
 
 def columns_for(labels: Sequence[str], width: float) -> int:
     """How many columns a legend of these labels has on a page of `width` inches."""
-    longest = max(_inches(label, SIZE) for label in labels)
+    longest = max(inches(label) for label in labels)
     return max(1, min(len(labels), int(width / (longest + 0.5))))
 
 
 def fitted(label: str, length: float) -> str:
     """A label for an axis of this length in inches: where it is longer, what stands in brackets is below."""
-    return label if _inches(label, SIZE) <= length else label.replace(" (", "\n(", 1)
+    return label if inches(label) <= length else label.replace(" (", "\n(", 1)
 
 
-def _inches(text: str, size: float) -> float:
+def inches(text: str, size: float = SIZE) -> float:
+    """How wide a text is."""
     return float(TextPath((0, 0), text or " ", size=size).get_extents().width) / 72

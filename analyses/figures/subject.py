@@ -7,7 +7,10 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal
 
+import pandas as pd
+
 from analyses.cells import Axes, axis_key, axis_named, cells_of, grids_of
+from analyses.columns import RECEIPTS
 from analyses.cross_model import published
 from analyses.measured_finding import Estimate, NoFinding, measure
 from analyses.tables import Run
@@ -140,20 +143,23 @@ class Subject:
     def estimate(self, shown: Shown, readout: str | None = None) -> Estimate | None:
         """The mean over the cells with its 95% interval, as a finding has it; None where no trial has a
         value. readout: in place of the figure's own."""
-        trials = self.run.trials
         bodies = {name: self.conditions[name] for name in shown.cells}
-        run = Run(
-            trials[trials["condition"].isin(list(bodies))],
-            {**self.run.manifest, "conditions": bodies},
-            self.run.folder,
-        )
-        if not bodies:
+        frames = [self._apart[name] for name in bodies if name in self._apart]
+        if not frames:
             return None
+        trials = frames[0] if len(frames) == 1 else pd.concat(frames, ignore_index=True)
+        run = Run(trials, {**self.run.manifest, "conditions": bodies}, self.run.folder)
         name = next(iter(bodies)) if len(bodies) == 1 else shown.name
         try:
             return measure({"of": name, "readout": readout or self.readout}, run, {}).estimate
         except NoFinding:
             return None
+
+    @cached_property
+    def _apart(self) -> dict[str, pd.DataFrame]:
+        """The trials of each condition, without what no mean is taken of."""
+        kept = [name for name in self.run.trials.columns if not _unread(str(name))]
+        return {str(name): rows for name, rows in self.run.trials[kept].groupby("condition", observed=True)}
 
     def chosen(self) -> list[Chosen]:
         """The choices that were made on the stage of the figure; random draws are none of them."""
@@ -232,6 +238,10 @@ def same_cell(cell: Axes, other: Axes) -> bool:
     shared = [(axis_named(axis, list(other)), value) for axis, value in cell.items()]
     known = [(name, value) for name, value in shared if name is not None]
     return bool(known) and all(axis_key(other[name]) == axis_key(value) for name, value in known)
+
+
+def _unread(column: str) -> bool:
+    return column in ("key", "target_ids", "output_ids", "text") or column.rpartition(".")[2] in RECEIPTS
 
 
 def _role(body: Mapping[str, Any]) -> Role:

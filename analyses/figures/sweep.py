@@ -92,7 +92,7 @@ def depth(told: Mapping[str, Any]) -> Page:
     axes.set_yticks([0, 0.25, 0.5, 0.75, 1], ["0%", "25%", "50%", "75%", "100%"])
     axes.set_ylabel("depth (layer / L)")
     legend(figure, [axes], width, least=1)
-    marks = " Open markers: published, of other models or of these." if beside else ""
+    marks = " Open markers: published." if beside else ""
     return Page(figure, "Depth of the chosen layers", f"Runs of {plural(len(own), 'model')}.{marks}")
 
 
