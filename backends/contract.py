@@ -99,7 +99,7 @@ class Captured:
 class ModelInfo:
     """What is known of a loaded model. fingerprint: hash over its weights. sites: those that its architecture
     has. windows: per layer, how many latest tokens it sees, or None for all. rotary: whether positions are
-    rotary, so that keys can be moved."""
+    rotary, so that keys can be moved. parameters: how many numbers its weights hold, tied ones once."""
 
     name: str
     architecture: str
@@ -118,6 +118,7 @@ class ModelInfo:
     sites: tuple[Site, ...] = ()
     windows: tuple[int | None, ...] = ()
     rotary: bool = True
+    parameters: int = 0
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ import yaml
 from rich.console import Console
 from rich.text import Text
 
+from analyses.figures import draw
 from analyses.gate import Gate
 from analyses.gates import blocking, unusable
 from analyses.summary import write_summary
@@ -221,12 +222,18 @@ class _Job:
         failed = manifest["counts"]["failed"]
         manifest["status"] = "failed" if failed else FINISHED
         self._write_manifest(run)
-        summary = write_summary(Run(table.to_pandas(), manifest, self.folder.path))
+        analysed = Run(table.to_pandas(), manifest, self.folder.path)
+        summary = write_summary(analysed)
         manifest["exit_status"] = status = self._status(summary["gates"], manifest["counts"])
         self._write_manifest(run)
+        drawn = draw(analysed)
         if not failed:
             self.folder.clear()
         self.speaker.show(summary)
+        for sentence in drawn.skipped.values():
+            self.speaker.say(sentence, "yellow")
+        if drawn.captions:
+            self.speaker.say(f"figures: {', '.join(drawn.captions)} in {self.folder.path / 'figures'}")
         if failed:
             self.speaker.say(f"{failed} trials failed; resume=true tries them again", "red")
         self.speaker.say(f"results: {self.folder.path}")

@@ -30,8 +30,9 @@ NOWHERE: Mapping[str, int] = MappingProxyType({})
 
 @dataclass(frozen=True)
 class Setting:
-    """What is shared by all trials of a run and enters each key. probes: everything that is measured on
-    tensors, each as `canonical_probe` writes it, sorted."""
+    """What is shared by all trials of a stage and enters each key. probes: everything that is measured on
+    tensors, each as `canonical_probe` writes it, sorted. texts: whether texts are generated; a result without
+    one is no result for a readout that reads it."""
 
     backend: str
     model: str
@@ -40,6 +41,7 @@ class Setting:
     attention: str
     probes: tuple[str, ...]
     seed: int
+    texts: bool = True
 
 
 def sampling_stream(
@@ -135,7 +137,7 @@ def result_key(
     used = sorted(roles_read(row.writes) & set(row.sources))
     body: dict[str, object] = {
         "semantics": SEMANTICS_VERSION,
-        "setting": asdict(setting),
+        "setting": {name: part for name, part in asdict(setting).items() if name != "texts"},
         "ids": row.ids,
         "sources": {role: row.sources[role] for role in used},
         "spans": {role: list(span) for role, span in sorted(row.spans.items())},
@@ -155,6 +157,8 @@ def result_key(
         body["positions"] = dict(positions)
     if row.weights is not None:
         body["weights"] = row.weights.digest
+    if not setting.texts:
+        body["texts"] = False
     text = json.dumps(body, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 

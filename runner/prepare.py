@@ -87,6 +87,7 @@ def prepare(
         attention=info.attention,
         probes=tuple(sorted(map(canonical_probe, design.probes))),
         seed=design.sampling_seed,
+        texts=design.decodes,
     )
     plan = make_plan(design, items, tokenizer, setting, info)
     kept = None if keep is None else paired

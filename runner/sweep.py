@@ -9,6 +9,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
+from analyses.figures import draw_sweep
 from analyses.sweeps import SweepJob, print_sweep, write_sweep
 from runner import status
 from runner.config.errors import ConfigurationError
@@ -56,6 +57,11 @@ def _combine(sweep: Sweep, jobs: Sequence[SweepJob], console: Console) -> Path |
         return None
     folder = _new_folder(sweep.folder / "sweeps")
     print_sweep(write_sweep(folder, jobs), console)
+    drawn = draw_sweep(folder)
+    for sentence in drawn.skipped.values():
+        console.print(Text(sentence, style="yellow"))
+    if drawn.captions:
+        console.print(Text(f"figures: {', '.join(drawn.captions)} in {folder / 'figures'}"))
     console.print(Text(f"combined table: {folder}"))
     return folder
 

@@ -28,7 +28,7 @@ from analyses.figures.subject import NotDrawn, Subject
 from analyses.findings import findings, read_choices
 from analyses.stages import stage_runs
 from analyses.tables import Run
-from tests.made_stages import AT, FROM, N, WORDS, condition, rows, section, staged, write
+from tests.made_stages import AT, FROM, WORDS, N, condition, rows, section, staged, write
 
 HEAT = {"kind": "heatmap", "stage": "candidates", "of": ["ablate"], "readout": "refusal", "x": FROM, "y": AT}
 CURVE = {"kind": "curve", "stage": "candidates", "of": ["ablate", "add"], "readout": "refusal", "x": FROM}
@@ -47,7 +47,8 @@ def subject(run: Run, spec: dict[str, Any], **declared: Any) -> Subject:
 def one_stage(tmp_path: Path, values: dict[str, Any], conditions: dict[str, Any], **fields: Any) -> Run:
     """A flat run of one readout, `right`. values: condition -> one for each item."""
     manifest = {
-        "schema": 1, "status": "done", "experiment": {"name": "made", "n": N, "repeats": 1, "stage": "measure"},
+        "schema": 1, "status": "done",
+        "experiment": {"name": "made", "n": N, "repeats": 1, "stage": "measure"},
         "model": {"name": "organism", "layers": 9},
     } | {key: value for key, value in section(conditions, "right").items() if key != "status"}  # fmt: skip
     trials = rows("measure", {key: np.array(value) for key, value in values.items()}, set(), "right", 0)
@@ -308,6 +309,26 @@ def test_bars_are_shares_with_their_counts_and_the_floor(run: Run) -> None:
     assert "Dashed: baseline." in page.caption
 
 
+def test_what_a_figure_averages_over_is_said(run: Run) -> None:
+    cells = {"stage": "candidates", "of": ["ablate"], "readout": "refusal"}
+    assert f"Mean over {FROM} and {AT}." in _made(bars, subject(run, BARS | cells)).caption
+    assert f"Mean over {AT}." in _made(curve, subject(run, CURVE)).caption
+    assert "Mean over" not in _made(curve, subject(run, CURVE | {"by": AT})).caption
+    assert "Mean over" not in _made(heatmap, subject(run, HEAT)).caption
+
+
+def test_an_axis_that_follows_from_another_is_not_averaged_over(tmp_path: Path) -> None:
+    conditions = {
+        f"g[d.layers={i},d.from_layer={i}]": condition(
+            "g", {"d": write(i)}, grid={"d.layers": i, "d.from_layer": i}
+        )
+        for i in range(3)
+    }
+    run = one_stage(tmp_path, {name: np.arange(N) for name in conditions}, conditions)
+    spec = {"kind": "curve", "stage": "measure", "of": ["g"], "readout": "right", "x": "d.from_layer"}
+    assert "Mean over" not in _made(curve, subject(run, spec)).caption
+
+
 def test_bars_by_group_are_those_of_its_items(run: Run) -> None:
     (axes,) = panels(_made(bars, subject(run, BARS | {"by": "group"})))
     values = run.trials[(run.trials["stage"] == "evaluate")]
@@ -345,7 +366,7 @@ def test_a_sweep_has_the_depth_of_chosen_layers_beside_the_published(tmp_path: P
             "layer",
             1,
             kind="choice",
-            depth={"layer": 1, "layers": 4, "share": 0.25},
+            depth=_depth(1, 4),
             published=published,
         ),
         row(
@@ -354,7 +375,7 @@ def test_a_sweep_has_the_depth_of_chosen_layers_beside_the_published(tmp_path: P
             "layer",
             4,
             kind="choice",
-            depth={"layer": 4, "layers": 8, "share": 0.5},
+            depth=_depth(4, 8),
             published=published,
         ),
         row("small", 4, "refused", 0.2, unit="share", low=0.1, high=0.4),
@@ -405,9 +426,14 @@ def test_nothing_valid_is_no_figure(run: Run) -> None:
 
 def row(model: str, layers: int, name: str, value: float, **fields: Any) -> dict[str, Any]:
     return {
-        "experiment": "e", "version": "v0001", "model": model, "layers": layers, "finding": name, "label": name,
-        "kind": "mean", "value": value, "low": None, "high": None, "unit": "", "depth": None, "published": None,
+        "experiment": "e", "version": "v0001", "model": model, "layers": layers, "finding": name,
+        "label": name, "kind": "mean", "value": value, "low": None, "high": None, "unit": "", "depth": None,
+        "published": None,
     } | fields  # fmt: skip
+
+
+def _depth(layer: int, layers: int) -> dict[str, Any]:
+    return {"layer": layer, "layers": layers, "share": layer / layers}
 
 
 def _made(make: Any, of: Any) -> Page:

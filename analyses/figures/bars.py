@@ -45,7 +45,8 @@ def _rows(subject: Subject) -> Page:
     lines = sum(max(1, label.count("\n") + 1) for label in labels)
     page = blank(COLUMN + 1.2, max(1.1, 0.6 + max(_ROW * len(held), 0.16 * lines)))
     axes = page.subplots()
-    looks = _looks(subject.shown)
+    # The labels tell the bars apart: colour only says what writes something.
+    looks = {each.name: _LOOKS.get(each.role, (COLOURS[0], "", COLOURS[0])) for each in subject.shown}
     notes: list[str] = []
     ends = []
     for row, (shown, estimate) in enumerate(held):
@@ -146,7 +147,9 @@ def _clusters(subject: Subject, by: str) -> Page:
 def _page(
     subject: Subject, figure: Figure, estimates: Sequence[Estimate | None], notes: Sequence[str]
 ) -> Page:
-    whiskers = "Whiskers: 95% interval, clustered by donor and target."
+    whiskers = "Whiskers: 95% interval of the mean, clustered by donor and target."
+    if all(each is None or each.share for each in estimates):
+        whiskers = "Whiskers: 95% interval of the share (Wilson, effective n by donors and targets)."
     return Page(figure, subject.title, subject.caption(estimates, whiskers, *dict.fromkeys(notes)))
 
 

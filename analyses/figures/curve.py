@@ -39,7 +39,6 @@ from analyses.figures.style import (
 )
 from analyses.figures.subject import NotDrawn, Role, Shown, Subject
 from analyses.measured_finding import Estimate
-from analyses.wording import listed
 
 _PER_ROW, _PANEL = 4, 1.9
 _MARKED = 14  # points of a line that are marked one by one
@@ -224,6 +223,11 @@ class Look:
     dashes: tuple[float, ...]
     marker: str
 
+    @property
+    def style(self) -> Any:
+        """As matplotlib calls a line's style."""
+        return (0, self.dashes) if self.dashes else "-"
+
 
 def _looks(panels: Sequence[Panel]) -> dict[str, Look]:
     """Treatments in colours, controls in grey dashes, references in dark grey: the same in all panels."""
@@ -252,14 +256,12 @@ def _draw(axes: Axes, line: Line, look: Look) -> None:
     )
     x = np.array(line.places)
     if line.flat:
-        axes.axhline(
-            mean[0], color=look.colour, dashes=look.dashes or (1, 0), linewidth=1.1, label=line.label
-        )
+        axes.axhline(mean[0], color=look.colour, linestyle=look.style, linewidth=1.1, label=line.label)
         if np.isfinite(low[0]):
             axes.axhspan(low[0], high[0], color=look.colour, alpha=0.12, linewidth=0)
         return
     marker = look.marker if len(x) <= _MARKED else ""
-    axes.plot(x, mean, color=look.colour, dashes=look.dashes or (1, 0), marker=marker, label=line.label)
+    axes.plot(x, mean, color=look.colour, linestyle=look.style, marker=marker, label=line.label)
     axes.fill_between(x, low, high, color=look.colour, alpha=0.18, linewidth=0)
     if line.onset is not None:
         foot, low_end, high_end = axes.get_xaxis_transform(), line.onset.low, line.onset.high
@@ -307,16 +309,6 @@ def _is(subject: Subject, word: str, place: float, value: Any) -> bool:
     return scale_of(subject, word).place(value) == place
 
 
-def _averaged(subject: Subject) -> list[str]:
-    """Axes of the grids that the figure does not show."""
-    words = [str(subject.spec[key]) for key in ("x", "by") if subject.spec.get(key) is not None]
-    found: dict[str, None] = {}
-    for shown in subject.shown:
-        told = {subject.axis(word, shown) for word in words}
-        found |= dict.fromkeys(axis for axis in shown.axes if axis not in told)
-    return list(found)
-
-
 def _finished(subject: Subject, figure: Figure, panels: Sequence[Panel], notes: Sequence[str]) -> Page:
     estimates = [each for panel in panels for line in panel.lines for each in line.estimates]
     bands = "Bands: 95% interval of the mean, clustered by donor and target."
@@ -324,6 +316,4 @@ def _finished(subject: Subject, figure: Figure, panels: Sequence[Panel], notes: 
         bands = "Bands: 95% interval of the share (Wilson, effective n by donors and targets)."
     gone = any(each is None for each in estimates)
     gaps = ["Gaps: no valid trial."] if gone else []
-    averaged = _averaged(subject)
-    bands = bands if not averaged else f"{bands} Means over {listed(averaged)}."
     return Page(figure, subject.title, subject.caption(estimates, bands, *notes, *gaps))

@@ -80,9 +80,7 @@ def heatmap(subject: Subject) -> Page:
         if items
     ]
     what = "Colour: mean" if not less else f"Colour: paired mean difference from {less}"
-    averaged = sorted({axis for s in subject.shown for axis in s.axes} - _drawn(subject, x, y))
-    over = f" over {', '.join(averaged)}" if averaged else ""
-    return Page(figure, subject.title, subject.caption_of(numbers, f"{what}{over}.", *notes, *_greys(panels)))
+    return Page(figure, subject.title, subject.caption_of(numbers, f"{what}.", *notes, *_greys(panels)))
 
 
 def _colours(subject: Subject, known: np.ndarray) -> tuple[Normalize, str]:
@@ -129,15 +127,6 @@ def _greys(panels: Sequence[tuple[Shown, Heat]]) -> list[str]:
     if any(each.any() for each in ran):
         told.append("Crossed: no valid trial.")
     return told
-
-
-def _drawn(subject: Subject, x: Scale, y: Scale) -> set[str]:
-    return {
-        name
-        for shown in subject.shown
-        for axis in (x, y)
-        if (name := subject.axis(axis.name, shown)) is not None
-    }
 
 
 def _marks(

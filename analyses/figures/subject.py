@@ -106,24 +106,50 @@ class Subject:
         return axis_named(word, shown.axes)
 
     def values(self, word: str) -> list[Any]:
-        """The values of an axis over all that is shown, each once, in the order of the grids; numbers sorted.
-        Raises NotDrawn where nothing shown has the axis."""
+        """The values of an axis over all that is shown, each once: numbers and lists sorted, words in the
+        order of the grids. Raises NotDrawn where nothing shown has the axis."""
         found: dict[str, Any] = {}
-        for shown in self.shown:
-            axis = self.axis(word, shown)
-            for cell in shown.cells.values():
-                if axis is not None and axis in cell:
-                    found.setdefault(axis_key(cell[axis]), cell[axis])
+        for values in sorted(self._sequences(word), key=len, reverse=True):
+            for value in values:
+                found.setdefault(axis_key(value), value)
         if not found:
             offered = dict.fromkeys(axis for shown in self.shown for axis in shown.axes)
             raise NotDrawn(f"expected an axis of {listed([s.name for s in self.shown])} "
                            f"({listed(list(offered)) or 'none'}), got '{word}'")  # fmt: skip
         values = list(found.values())
-        return sorted(values) if all(is_number(value) for value in values) else values
+        ordered = all(is_number(value) for value in values) or all(isinstance(v, list) for v in values)
+        return sorted(values) if ordered else values
+
+    def _sequences(self, word: str) -> list[list[Any]]:
+        """The values of an axis, in their order, at each place on the other axes of each grid: where cells
+        are left out of a grid, the longest sequence has the order of the axis."""
+        found: dict[tuple[str, ...], list[Any]] = {}
+        for shown in self.shown:
+            axis = self.axis(word, shown)
+            for cell in shown.cells.values():
+                if axis is not None:
+                    others = (f"{name}={axis_key(value)}" for name, value in cell.items() if name != axis)
+                    found.setdefault((shown.name, *others), []).append(cell[axis])
+        return list(found.values())
 
     def groups(self) -> list[str]:
         """The groups of the items, in the order of the table."""
         return [str(group) for group in self.run.trials["group"].dropna().drop_duplicates()]
+
+    def averaged(self) -> str:
+        """The axes of the grids that the figure does not show, in a sentence; empty where it shows all."""
+        words = [str(self.spec[key]) for key in ("x", "y", "by") if self.spec.get(key) is not None]
+        found: dict[str, None] = {}
+        for shown in self.shown:
+            told = {self.axis(word, shown) for word in words}
+            values: dict[tuple[str, ...], set[str]] = {}
+            for axis in (axis for axis in shown.axes if axis not in told):
+                for cell in shown.cells.values():
+                    place = (axis, *(axis_key(cell[name]) for name in cell if name in told))
+                    values.setdefault(place, set()).add(axis_key(cell[axis]))
+            # An axis that follows from those that are shown (`only: a == b`) is not averaged over.
+            found |= dict.fromkeys(place[0] for place, held in values.items() if len(held) > 1)
+        return f"Mean over {listed(list(found))}." if found else ""
 
     def at(self, shown: Shown, word: str, value: Any) -> Shown:
         """The cells of a grid with this value of an axis; all of them where it does not have the axis."""
@@ -225,7 +251,8 @@ class Subject:
         manifest = self.run.manifest
         model = f"{manifest.get('model', {}).get('name')} ({plural(self.layers or 0, 'layer')})"
         stage = manifest.get("experiment", {}).get("stage")
-        parts = [f"{told}; {model}; stage {stage}.", *more, str(manifest.get("in_sample") or "")]
+        where = f"; stage {stage}" if stage else ""
+        parts = [f"{told}; {model}{where}.", *more, self.averaged(), str(manifest.get("in_sample") or "")]
         return " ".join(part for part in parts if part)
 
 

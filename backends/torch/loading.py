@@ -246,4 +246,5 @@ def _describe(
         sites=layout.sites(),
         windows=windows,
         rotary=layout.rotary is not None,
+        parameters=sum(parameter.numel() for parameter in model.parameters()),
     )

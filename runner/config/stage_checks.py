@@ -25,6 +25,7 @@ from runner.config.stage_values import (
     grid_cells,
     grid_names,
     names_read,
+    source_of,
 )
 from runner.prompts.pairing import choose, read_banks
 
@@ -46,7 +47,7 @@ def stage_faults(
         return list(_select(body, before, names)), None
     faults = list(_items(body, before, names))
     if isinstance(body, ExtractStageSpec):
-        return faults + list(_extract(body, stage.spec)), None
+        return faults + list(_extract(body, before, names)), None
     assert isinstance(body, MeasureStageSpec)
     shared = None if stage.spec is None else _in_sample(stage, before, folders)
     if shared is not None and not body.in_sample:
@@ -86,7 +87,9 @@ def _items(body: Any, before: Sequence[Given], names: Collection[str]) -> Iterat
         yield ("items",), f"'{name}' is no choice of items; a select stage with `items` makes one"
 
 
-def _extract(body: ExtractStageSpec, spec: Spec | None) -> Iterator[Fault]:
+def _extract(
+    body: ExtractStageSpec, before: Sequence[Given], names: Collection[str]
+) -> Iterator[Fault]:
     if body.site in NOT_EXTRACTED:
         yield (
             ("site",),
@@ -98,6 +101,12 @@ def _extract(body: ExtractStageSpec, spec: Spec | None) -> Iterator[Fault]:
             if key in given:
                 yield (key,), "nothing reads it without `from`, the artefact whose heads are summed"
         return
+    name = source_of(body)
+    source = next((stage for stage in before if stage.name == name), None)
+    if source is None:
+        yield ("from",), _earlier(name, before, names)
+    elif not isinstance(source.body, ExtractStageSpec):
+        yield ("from",), f"expected a stage that extracts; '{name}' is one of kind {source.kind}"
     for key in ("heads", "through"):
         if getattr(body, key) is None:
             yield (key,), f"missing: an artefact `from` another needs {key}"

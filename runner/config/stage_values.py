@@ -42,12 +42,19 @@ def artefact_named(word: object) -> str | None:
     return None if found is None else found[1]
 
 
+def source_of(body: ExtractStageSpec) -> str:
+    """The artefact that an extract stage is made `from`, which may be written as `artefact:NAME` too."""
+    return (body.from_ or "").removeprefix("artefact:")
+
+
 def names_read(body: AnyStage) -> tuple[str, ...]:
     """Names of the earlier stages whose choices, artefacts or tables a stage reads, each once."""
     plain = body.model_dump(mode="python", by_alias=True)
     found = [name for word in _texts(plain) for name in (choice_named(word), artefact_named(word)) if name]
     if isinstance(body, SelectStageSpec):
         found += [body.from_, *([] if body.but is None else [body.but])]
+    elif isinstance(body, ExtractStageSpec) and body.from_ is not None:
+        found.append(source_of(body))
     return tuple(dict.fromkeys(found))
 
 
@@ -93,7 +100,7 @@ def extracted_stand_in(name: str, body: ExtractStageSpec, spec: Spec, known: Kno
     """An artefact that is still to be extracted: vectors of ones of the shape that it will have. Positions
     that only the prompts decide, and groups, are left open."""
     if body.from_ is not None:
-        source = known.artefacts.get(artefact_named(f"artefact:{body.from_}") or "")
+        source = known.artefacts.get(source_of(body))
         groups = source.groups if source is not None else ()
         dims = (*(("group",) if source is not None and "group" in source.dims else ()), "width")
         shape = (*([len(groups)] if "group" in dims else []), spec.model.width)

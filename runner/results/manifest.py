@@ -149,6 +149,7 @@ def describe_run(
             "heads": info.heads,
             "kv_heads": info.kv_heads,
             "head_width": info.head_width,
+            "parameters": info.parameters,
             "fingerprint": info.fingerprint,
             "tokenizer_fingerprint": tokenizer,
             "chat_template": design.model.chat_template,

@@ -11,6 +11,7 @@ from runner.config.choice_words import choice_named
 from runner.config.errors import ConfigurationError, Problem
 from runner.config.resolve import resolve
 from runner.config.stage_spec import ExtractStageSpec, MeasureStageSpec, SelectStageSpec
+from runner.config.stage_values import source_of
 from runner.prepare import Prepared, prepare
 from runner.stages.extract import NothingToExtract, combine_stage, extract_stage
 from runner.stages.measure import announce, measure_stage
@@ -66,7 +67,7 @@ def _extract(stage: Stage, body: ExtractStageSpec, run: StagedRun, first: Prepar
     try:
         if body.from_ is not None:
             assert body.heads is not None
-            source = run.known.artefacts[body.from_.removeprefix("artefact:")]
+            source = run.known.artefacts[source_of(body)]
             heads = run.known.choices[choice_named(body.heads) or ""]
             spec = stage.spec
             assert spec is not None

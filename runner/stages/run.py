@@ -9,6 +9,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from analyses.join import PLAN_SCHEMA, join
 from runner.config.compose import Composed
 from runner.config.known import NOTHING, Known
 from runner.prepare import Prepared
@@ -54,6 +55,8 @@ def concatenated(tables: list[pa.Table]) -> pa.Table:
     (an axis of numbers and words) holds texts."""
     if len(tables) == 1:
         return tables[0]
+    if not tables:  # nothing has measured
+        return join(PLAN_SCHEMA.empty_table(), (), {}, {})
     types: dict[str, set[pa.DataType]] = {}
     for table in tables:
         for column in table.schema:
