@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from matplotlib.axes import Axes
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
 from analyses.cross_model import published
 from analyses.figures.style import (
@@ -107,7 +107,9 @@ def scaling(told: Mapping[str, Any]) -> Page:
     models = list(dict.fromkeys(each.model for each in rows))
     if len(models) < 2:
         raise NotDrawn(f"findings of {plural(len(models), 'model')}: expected two or more to compare")
-    by_size = all(each.size is not None for each in rows)
+    # Published figures come with the layers of their models, not with their sizes.
+    known = any((each.published.get("models") or {}).keys() & _published_layers().keys() for each in rows)
+    by_size = all(each.size is not None for each in rows) and not known
     places = _apart(
         {each.model: float((each.size if by_size else each.layers) or 0) for each in rows}, by_size
     )
@@ -129,6 +131,10 @@ def scaling(told: Mapping[str, Any]) -> Page:
         axes.tick_params(axis="x", labelbottom=number >= len(labels) - per_row)
     if by_size:
         used[0].set_xscale("log")
+        sizes = sorted({float(each.size or 0) for each in rows})
+        used[0].xaxis.set_major_locator(FixedLocator(sizes))
+        used[0].xaxis.set_major_formatter(FuncFormatter(lambda size, _: _in_words(size)))
+        used[0].xaxis.set_minor_locator(NullLocator())
     else:
         used[0].xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True, min_n_ticks=1))
     figure.supxlabel("parameters of the model" if by_size else "layers of the model", fontsize=SIZE)
@@ -136,6 +142,14 @@ def scaling(told: Mapping[str, Any]) -> Page:
     diamonds = " Diamonds: published, of other models." if beside else ""
     told_n = f"Runs of {plural(len(models), 'model')}; models of one size stand side by side."
     return Page(figure, "Findings by the size of the model", f"{told_n} Bars: 95% interval.{diamonds}")
+
+
+def _in_words(size: float) -> str:
+    """Parameters as `710k`, `1.2B`."""
+    for unit, name in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if size >= unit:
+            return f"{size / unit:.3g}{name}"
+    return f"{size:g}"
 
 
 def _points(axes: Axes, rows: Sequence[Found], places: Mapping[str, float]) -> None:

@@ -196,8 +196,13 @@ def describe_prompts(design: Design, pairing: Pairing, banks: Mapping[str, Bank]
         "distinct_pairs": pairing.distinct_pairs,
         "donor_minus_target": pairing.donor_minus_target,
         "role_minus_donor": dict(pairing.role_minus_donor),
-        "banks": {name: {"path": str(bank.path), "sha256": bank.sha256} for name, bank in banks.items()},
+        "banks": described_banks(banks),
     }
+
+
+def described_banks(banks: Mapping[str, Bank]) -> dict[str, Any]:
+    """The files that prompts come from, by the names that the YAML uses."""
+    return {name: {"path": str(bank.path), "sha256": bank.sha256} for name, bank in banks.items()}
 
 
 def contrasts(design: Design) -> dict[str, Any]:

@@ -118,15 +118,19 @@ def _leaves(body: Any, path: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def changed_inputs(
-    manifest: Mapping[str, Any], model: Mapping[str, Any], banks: Mapping[str, tuple[str, str]]
+    manifest: Mapping[str, Any],
+    model: Mapping[str, Any],
+    banks: Mapping[str, Mapping[str, tuple[str, str]]],
 ) -> list[str]:
-    """What a resumed run would compute from other inputs: prompt banks, weights, tokenizer. Empty where
-    nothing is. model: as the manifest would describe it now; banks: name -> (path, sha256)."""
+    """What a resumed run would compute from other inputs: prompt banks of any stage, weights, tokenizer.
+    Empty where nothing is. model: as the manifest would describe it now; banks: stage -> name -> (path,
+    sha256), as each stage would read them now (one name may be another file in another language)."""
     out: dict[str, None] = {}
-    for section in (manifest, *(manifest.get("stages") or {}).values()):
+    for stage, now in banks.items():
+        section = (manifest.get("stages") or {}).get(stage, {}) if manifest.get("stages") else manifest
         for name, bank in (section.get("prompts") or {}).get("banks", {}).items():
-            if name in banks and banks[name][1] != bank["sha256"]:
-                out[f"prompt bank '{name}' ({banks[name][0]})"] = None
+            if name in now and now[name][1] != bank["sha256"]:
+                out[f"prompt bank '{name}' ({now[name][0]})"] = None
     for key, what in (("fingerprint", "the model's weights"), ("tokenizer_fingerprint", "the tokenizer")):
         if manifest["model"][key] != model[key]:
             out[what] = None

@@ -3,7 +3,7 @@ they came from."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -20,27 +20,59 @@ class Read(Protocol):
     @property
     def side(self) -> str: ...
     @property
+    def prompt(self) -> Hashable: ...
+    @property
     def values(self) -> np.ndarray: ...
 
 
 @dataclass(frozen=True)
 class Sample:
     """Activations of the items of one group: `of`, and `minus` (None: no difference is taken), each
-    [items, positions, layers, width], in the order of the items."""
+    [items, positions, layers, width], in the order of the items. halves, minus_halves: in which half (0 or 1)
+    each of them is. A prompt that several items have is in one half alone, whichever side it stands on, so
+    that what one half gives is tested on prompts that it has not seen."""
 
     of: np.ndarray
     minus: np.ndarray | None
+    halves: np.ndarray
+    minus_halves: np.ndarray
 
     @staticmethod
     def of_reads(reads: Sequence[Any], of: str, minus: str | None) -> Sample:
-        """The reads of one group, by side."""
+        """The reads of one group, by side. Of the different prompts of a side every second is in the other
+        half."""
         ordered = sorted(reads, key=lambda read: read.item)
-        sides = {side: [r.values for r in ordered if r.side == side] for side in (of, minus) if side}
-        return Sample(np.stack(sides[of]), None if minus is None else np.stack(sides[minus]))
+        half: dict[Hashable, int] = {}
+        values: dict[str, list[np.ndarray]] = {}
+        halves: dict[str, list[int]] = {}
+        for side in (of, minus):
+            if side is None:
+                continue
+            mine = [read for read in ordered if read.side == side]
+            for number, prompt in enumerate(dict.fromkeys(read.prompt for read in mine)):
+                half.setdefault(prompt, number % 2)
+            values[side] = [read.values for read in mine]
+            halves[side] = [half[read.prompt] for read in mine]
+        return Sample(
+            np.stack(values[of]),
+            None if minus is None else np.stack(values[minus]),
+            np.array(halves[of]),
+            np.array([] if minus is None else halves[minus]),
+        )
 
-    def half(self, parity: int) -> Sample:
-        """Every second item."""
-        return Sample(self.of[parity::2], None if self.minus is None else self.minus[parity::2])
+    def half(self, which: int) -> Sample:
+        """One of two halves that share no prompt."""
+        of, minus = self.halves == which, self.minus_halves == which
+        return Sample(
+            self.of[of], None if self.minus is None else self.minus[minus], self.halves[of],
+            self.minus_halves[minus],
+        )  # fmt: skip
+
+    @property
+    def smallest(self) -> int:
+        """Activations of the side and half that has the fewest."""
+        sides = [self.halves] if self.minus is None else [self.halves, self.minus_halves]
+        return min(int((side == which).sum()) for side in sides for which in (0, 1))
 
     def vector(self) -> np.ndarray:
         """Mean of `of`, less that of `minus`, in float64: [positions, layers, width]."""
@@ -55,9 +87,9 @@ def summary_table(
 
     norm: of the vector. resid_norm: mean norm of the activations that it was taken from, the scale on which
     steering is read. separation: difference of the means of `of` and `minus` along the direction, in pooled
-    standard deviations (Cohen's d), taken on the half of the items that the direction was not taken from,
-    mean of both ways round; None without `minus` or with fewer than 4 items. consistency: cosine between the
-    vectors of the two halves of the items (None with fewer than 2).
+    standard deviations (Cohen's d), taken on the half of the prompts that the direction was not taken from,
+    mean of both ways round; None without `minus` or with fewer than 2 of a side in a half. consistency:
+    cosine between the vectors of the two halves, which share no prompt (None where one is empty).
     """
     rows: list[dict[str, Plain | None]] = []
     for group, sample in zip(groups, samples, strict=True):
@@ -89,7 +121,7 @@ def _scale(sample: Sample) -> np.ndarray:
 
 
 def _separation(sample: Sample) -> np.ndarray | None:
-    if sample.minus is None or min(len(sample.of), len(sample.minus)) < 4:
+    if sample.minus is None or sample.smallest < 2:
         return None
     found = []
     for parity in (0, 1):
@@ -107,7 +139,7 @@ def _separation(sample: Sample) -> np.ndarray | None:
 
 
 def _consistency(sample: Sample) -> np.ndarray | None:
-    if len(sample.of) < 2:
+    if sample.smallest < 1:
         return None
     one, other = (sample.half(parity).vector() for parity in (0, 1))
     with np.errstate(divide="ignore", invalid="ignore"):

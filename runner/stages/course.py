@@ -13,6 +13,7 @@ from runner.config.resolve import resolve
 from runner.config.stage_spec import ExtractStageSpec, MeasureStageSpec, SelectStageSpec
 from runner.config.stage_values import source_of
 from runner.prepare import Prepared, prepare
+from runner.results.manifest import described_banks
 from runner.stages.extract import NothingToExtract, combine_stage, extract_stage
 from runner.stages.measure import announce, measure_stage
 from runner.stages.run import StagedRun
@@ -73,7 +74,10 @@ def _extract(stage: Stage, body: ExtractStageSpec, run: StagedRun, first: Prepar
             assert spec is not None
             artefact = combine_stage(run, stage.name, body, source, heads, spec, first.backend)
         else:
-            artefact = extract_stage(run, stage.name, body, _prepared(stage, body, run))
+            prepared = _prepared(stage, body, run)
+            run.sections[stage.name]["prompts"] = {"banks": described_banks(prepared.banks)}
+            run.changed()
+            artefact = extract_stage(run, stage.name, body, prepared)
     except NothingToExtract as error:
         run.sections[stage.name] = _section(stage, LEFT_OUT) | {"reason": str(error)}
         run.speaker.say(f"stage {stage.name} is left out: {error}", "yellow")

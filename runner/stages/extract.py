@@ -36,11 +36,12 @@ class NothingToExtract(Exception):
 
 @dataclass(frozen=True)
 class _Read:
-    """Activations of one prompt of one item: [positions, layers, width], float32."""
+    """Activations of one prompt (its ids) of one item: [positions, layers, width], float32."""
 
     item: str
     group: str
     side: str
+    prompt: tuple[int, ...]
     values: np.ndarray
 
 
@@ -74,9 +75,12 @@ def extract_stage(run: StagedRun, name: str, body: ExtractStageSpec, prepared: P
             "model": info.fingerprint,
             "tokenizer": prepared.tokenizer.fingerprint,
             "dtype": info.dtype,
+            "attention": info.attention,
+            "backend": spec.backend.name,
             "site": body.site,
             "layers": layers,
             **{key: value for key, value in sources.items() if key not in ("left_out", "banks")},
+            "groups": [trials[0].group for trials in kept.values()] if body.by == "group" else [],
             "rows": [
                 [(side, row.ids, sorted(row.spans.items())) for side, row in _rows(t)] for t in kept.values()
             ],
@@ -278,7 +282,7 @@ def _batch(
         if not body.each_position:
             values = values.mean(axis=0, dtype=np.float64, keepdims=True)
         group = trial.group if body.by == "group" else ""
-        yield _Read(item, group, trial.condition, values.astype(np.float32))
+        yield _Read(item, group, trial.condition, trial.row.ids, values.astype(np.float32))
 
 
 def _positions(trial: Any) -> range:
