@@ -30,20 +30,22 @@ class Published:
 
 def published(path: str, model: str | None) -> Published:
     """The figure at a dotted path of cross_model.yaml (`refusal_direction.{model}.0`), for the model of this
-    name. Raises KeyError, which names the file and what there is, for a path that leads nowhere."""
+    name. `PATH / of` is the share that a count is of the number beside it, `PATH / 15` of a number.
+
+    Raises KeyError, which names the file and what there is, for a path that leads nowhere.
+    """
     whole = yaml.safe_load(PATH.read_text(encoding="utf-8"))
     if MODEL not in path:
-        return Published(path, None, _at(whole, path.split("."), path), {})
+        return Published(path, None, _figure(whole, path, path), {})
     before, _, after = path.partition(MODEL)
     head = [part for part in before.split(".") if part]
-    tail = [part for part in after.split(".") if part]
     by_model = _at(whole, head, path)
     models = {}
     for name, figures in by_model.items() if isinstance(by_model, Mapping) else ():
         # Beside the models stand what is said of all: ids of papers, languages, gates.
         if _MODEL_NAME.search(str(name)):
             try:
-                models[str(name)] = _at(figures, tail, path)
+                models[str(name)] = _figure(figures, after, path)
             except KeyError:
                 continue
     if not models:
@@ -60,6 +62,20 @@ def _same_model(name: str, models: Sequence[str]) -> str | None:
 def _bare(name: str) -> str:
     letters = re.sub(r"[^a-z0-9]", "", name.lower()).removeprefix("meta")
     return _KIND_OF_MODEL.sub("", letters)
+
+
+def _figure(found: Any, path: str, whole: str) -> Any:
+    """The figure at a path, as a share where the path goes on with ` / ` and what it is of."""
+    parts, _, of = path.partition(" / ")
+    *front, last = [part for part in parts.split(".") if part] or [""]
+    beside = _at(found, front, whole) if last else found
+    value = _at(beside, [last], whole) if last else found
+    if not of:
+        return value
+    total = float(of) if of.isdecimal() else _at(beside, [of], whole)
+    if isinstance(value, Mapping):
+        return {name: each / total for name, each in value.items()}
+    return [each / total for each in value] if isinstance(value, list) else value / total
 
 
 def _at(found: Any, parts: Sequence[str], path: str) -> Any:

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from runner.config.choice_words import choice_named
-from runner.config.errors import ConfigurationError, listed, suggestion
+from runner.config.errors import listed, suggestion
+from runner.config.in_sample import in_sample
 from runner.config.readouts import all_columns, scalar_columns
 from runner.config.spec import Spec
 from runner.config.stage_forms import NOT_EXTRACTED
@@ -27,14 +28,12 @@ from runner.config.stage_values import (
     names_read,
     source_of,
 )
-from runner.prompts.pairing import choose, read_banks
 
 Key = tuple[str | int, ...]
 Fault = tuple[Key, str]
 BOUNDS = ("above", "at_least", "below", "at_most", "equals")
 _OF_CELLS = ("over", "where", "lowest", "highest", "draw", "but")
 _OF_PROMPTS = ("prompts", "split", "items", "n", "minus", "by")
-_SHOWN = 3
 
 
 def stage_faults(
@@ -49,7 +48,7 @@ def stage_faults(
     if isinstance(body, ExtractStageSpec):
         return faults + list(_extract(body, before, names)), None
     assert isinstance(body, MeasureStageSpec)
-    shared = None if stage.spec is None else _in_sample(stage, before, folders)
+    shared = in_sample(stage, before, folders)
     if shared is not None and not body.in_sample:
         faults.append(
             (
@@ -87,9 +86,7 @@ def _items(body: Any, before: Sequence[Given], names: Collection[str]) -> Iterat
         yield ("items",), f"'{name}' is no choice of items; a select stage with `items` makes one"
 
 
-def _extract(
-    body: ExtractStageSpec, before: Sequence[Given], names: Collection[str]
-) -> Iterator[Fault]:
+def _extract(body: ExtractStageSpec, before: Sequence[Given], names: Collection[str]) -> Iterator[Fault]:
     if body.site in NOT_EXTRACTED:
         yield (
             ("site",),
@@ -222,70 +219,3 @@ def _bounds(key: Key, one: CriterionSpec | ObjectiveSpec, body: SelectStageSpec)
 
 def _is_depth(word: str) -> bool:
     return word.endswith("%") and word[:-1].replace(".", "", 1).isdigit()
-
-
-def _in_sample(stage: Given, before: Sequence[Given], folders: Sequence[Path]) -> str | None:
-    """The sentence on prompts that a stage shares with those that it rests on; None where it shares none."""
-    assert stage.spec is not None
-    mine = prompts_read(stage.spec, folders)
-    for other in _rests_on(stage, before):
-        if other.spec is None or getattr(other.body, "from_", None) is not None:
-            continue  # a choice, or an artefact made of another: neither reads prompts
-        shared = sorted(mine & prompts_read(other.spec, folders))
-        if shared:
-            what = "extracted from" if isinstance(other.body, ExtractStageSpec) else "chosen on"
-            named = ", ".join(f"'{identity}'" for _, identity in shared[:_SHOWN])
-            return (
-                f"it reads {len(shared)} prompts ({named}{', ...' if len(shared) > _SHOWN else ''}) that "
-                "what it "
-                f"uses was {what} (stage '{other.name}')"
-            )
-    return None
-
-
-def _rests_on(stage: Given, before: Sequence[Given]) -> list[Given]:
-    """The earlier stages whose prompts went into what a stage uses: those of its choices and artefacts, and
-    of theirs. A choice of items counts only where it looked at what the stage is about."""
-    by_name = {one.name: one for one in before}
-    kept = getattr(stage.body, "items", None)
-    found: dict[str, Given] = {}
-    queue = [name for name in names_read(stage.body) if choice_named(kept) != name]
-    chosen = by_name.get(choice_named(kept) or "")
-    if chosen is not None and stage.spec is not None:
-        looked_at = {one.readout for one in chosen.body.items}
-        queue += [chosen.name] if stage.spec.contrasts.primary in looked_at else []
-    while queue:
-        one = by_name.get(queue.pop())
-        if one is None or one.name in found:
-            continue
-        found[one.name] = one
-        read = names_read(one.body)
-        items = choice_named(getattr(one.body, "items", None) or "") if not _selects(one) else None
-        queue += [name for name in read if name != items]
-    return list(found.values())
-
-
-def _selects(stage: Given) -> bool:
-    return isinstance(stage.body, SelectStageSpec)
-
-
-def prompts_read(spec: Spec, folders: Sequence[Path]) -> set[tuple[str, str]]:
-    """(bank, id) of every prompt that the conditions of a stage may read. Empty where the banks cannot be
-    read, which is told by itself."""
-    try:
-        pools = choose(spec.prompts, read_banks(spec.prompts, folders))
-    except ConfigurationError:
-        return set()
-    found: set[tuple[str, str]] = set()
-    for part in {part for body in spec.conditions.values() for part in body.prompt.split("+")}:
-        name = part.removeprefix("donor:")
-        role = spec.prompts.roles.get(name)
-        side = getattr(role, "of", None) or name
-        if side == "target" or (side == "donor" and spec.prompts.kind == "items"):
-            bank, pool = spec.prompts.targets.bank, pools.targets
-        elif side == "donor":
-            bank, pool = getattr(spec.prompts.donors, "bank", ""), pools.donors
-        else:
-            bank, pool = getattr(role, "bank", None) or "", pools.roles.get(name, ())
-        found |= {(bank, prompt.id) for prompt in pool}
-    return found

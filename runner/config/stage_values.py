@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -18,6 +19,7 @@ from runner.config.stage_spec import AnyStage, ExtractStageSpec, SelectStageSpec
 from runner.config.values import width_of
 
 _ARTEFACT = re.compile(r"(?:(?:random|orthogonal):)?artefact:([A-Za-z_][A-Za-z0-9_]*)")
+_FILE = re.compile(r"(?:(?:random|orthogonal):)?artefact:(.+\.safetensors)")
 ARTEFACT_COLUMNS = ("norm", "resid_norm", "separation", "consistency")
 ARTEFACT_AXES = ("layer", "position", "group")
 HEAD_AXES = ("layers", "heads")  # last parts of the axes that name a head of a model
@@ -40,6 +42,12 @@ def artefact_named(word: object) -> str | None:
     """The artefact of this experiment that a value names; None for anything else (also a path)."""
     found = _ARTEFACT.fullmatch(word) if isinstance(word, str) else None
     return None if found is None else found[1]
+
+
+def artefact_files(body: AnyStage) -> tuple[Path, ...]:
+    """Files of artefacts of other runs that a stage reads, each once."""
+    found = (_FILE.fullmatch(word) for word in _texts(body.model_dump(mode="python", by_alias=True)))
+    return tuple(dict.fromkeys(Path(one[1]) for one in found if one is not None))
 
 
 def source_of(body: ExtractStageSpec) -> str:

@@ -26,6 +26,7 @@ from runner.stages.artefact_table import Sample, summary_table
 from runner.stages.run import StagedRun
 
 FOLDER = "artefacts"
+_OF_PROMPTS = ("of", "minus", "items", "prompts", "banks")  # what an artefact made of another keeps of it
 BATCH = 64  # prompts whose activations are held at once
 BATCH_TOKENS = 8192
 
@@ -187,7 +188,12 @@ def combine_stage(
         layers=(),
         positions=(),
         units="unit" if body.norm == "unit" else "activation",
-        sources={"from": source.name, "heads": [list(one) for one in chosen], "through": body.through},
+        sources={
+            **{name: told for name, told in source.sources.items() if name in _OF_PROMPTS},
+            "from": source.name,
+            "heads": [list(one) for one in chosen],
+            "through": body.through,
+        },
         key=key,
         table=table,
     )
