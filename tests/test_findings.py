@@ -489,12 +489,10 @@ def test_windows_of_layers_are_told_by_their_ends() -> None:
 
 def test_a_published_count_stands_as_the_share_that_it_is() -> None:
     """`/ of` divides by the number beside it, `/ 15` by a number; what is no share is as it is printed."""
-    from analyses.cross_model import published
-
     assert published("two_hop.{model}.sequential / of", "llama_3_2_3b_instruct").value == pytest.approx(2 / 6)
     assert published("back_patching_of_15.{model}.0 / 15", "gemma_2_2b_it").value == pytest.approx(0.6)
     languages = published("cross_lingual_refusal.{model} / 100", "qwen2_5_7b_instruct").value
     assert languages == [1, 0, 1, 1, 1]
     assert published("two_hop.{model}.gap", "gemma_2_9b_it").value == 4.5
-    with pytest.raises(KeyError, match="did you mean 'of'"):
+    with pytest.raises(KeyError, match="no model has a figure there"):
         published("two_hop.{model}.sequential / off", None)

@@ -102,10 +102,13 @@ def check_experiment(composed: Composed) -> Experiment:
         raise ConfigurationError(misplaced)
     told = [*composed.problems, *composed.misread]
     given = any(composed.mapping.get(key) for key in ("conditions", "stages"))
-    if not given and not told:
+    if not given and not told and "stages" not in composed.mapping:
         known = options("experiment", composed.folders)
         message = f"expected an experiment; add +experiment=NAME, one of {listed(known)}"
         raise ConfigurationError([Problem(COMMAND_LINE, "experiment", message)])
+    if not given and "stages" in composed.mapping:
+        told.append(_problem(composed, ("stages",), "expected at least one stage, NAME: {kind: ...}, got none"))
+        raise ConfigurationError(list(dict.fromkeys(told)))
     mapping = copy.deepcopy(composed.mapping)
     take_out(mapping, [tuple(problem.key.split(".")) for problem in composed.problems])
     stages = mapping.get("stages")

@@ -14,6 +14,7 @@ Key = tuple[str | int, ...]
 
 _WORD = re.compile(r"choice:([A-Za-z_][A-Za-z0-9_]*)(?:/([A-Za-z0-9_.-]+))?")
 _LISTS = ("layers", "heads", "features")  # fields that can take several chosen values
+_TEXTS = ("positions", "from_positions", "keys")  # fields that no number can stand in
 
 
 def choice_named(word: object) -> str | None:
@@ -75,7 +76,15 @@ def _chosen(chosen: Chosen, axis: str, field_name: str, key: Key, out: Filled) -
         )
         return None
     values = list(dict.fromkeys(cell[fitting[0]] for cell in chosen.cells))
-    if len(values) == 1 or (chosen.pending and field_name not in _LISTS):
+    if field_name in _TEXTS and not isinstance(values[0], str):
+        message = f"expected an axis of positions, but {fitting[0]} of '{chosen.name}' is a number"
+        out.faults.append((key, message))
+        return None
+    if chosen.most > 1 and field_name not in _LISTS:
+        message = f"expected a choice of one, but '{chosen.name}' takes up to {chosen.most}"
+        out.faults.append((key, message))
+        return None
+    if len(values) == 1:
         return values[0]
     if field_name not in _LISTS:
         several = f"{len(values)} ({listed(map(str, values))})"

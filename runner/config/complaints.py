@@ -34,6 +34,7 @@ _BY_KEY = {
     "extra": "pairs of conditions, [[a, b], ...]",
     "same": "pairs of conditions with a margin, [[a, b, {margin: 0.6}], ...]",
     "device": "auto, cpu, cuda or cuda:N",
+    "from": "the name of an earlier stage",
     "stages": "a mapping of stages, {name: {kind: measure, conditions: ...}}",
 }
 _BOUNDS = {

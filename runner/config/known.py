@@ -21,13 +21,15 @@ PENDING = "pending"  # the key of an artefact that is still to be extracted
 @dataclass(frozen=True)
 class Chosen:
     """A choice. cells: axis -> value of what was chosen, the best first; items: those that were kept (None:
-    it is no choice of items). sentence: how it was chosen."""
+    it is no choice of items). sentence: how it was chosen. pending: it stands in for up to `most` cells that
+    are still to be chosen."""
 
     name: str
     cells: tuple[Mapping[str, Plain], ...] = ()
     items: frozenset[ItemId] | None = None
     sentence: str = ""
     pending: bool = False
+    most: int = 1
 
     @property
     def empty(self) -> bool:

@@ -25,7 +25,6 @@ from runner.config.stage_values import (
     Given,
     grid_cells,
     grid_names,
-    names_read,
     source_of,
 )
 
@@ -37,17 +36,24 @@ _OF_PROMPTS = ("prompts", "split", "items", "n", "minus", "by")
 
 
 def stage_faults(
-    stage: Given, before: Sequence[Given], names: Collection[str], folders: Sequence[Path]
+    stage: Given,
+    before: Sequence[Given],
+    names: Collection[str],
+    folders: Sequence[Path],
+    unsound: Collection[str] = (),
 ) -> tuple[list[Fault], str | None]:
     """What is wrong with a stage beside those before it, and, where it says `in_sample: true`, the sentence
-    on what it evaluates in sample. names: of all stages; folders: where banks are looked for."""
+    on what it evaluates in sample. names: of all stages; folders: where banks are looked for; unsound: those
+    before it that are wrong themselves or rest on one that is; of what they would give nothing is said."""
     body = stage.body
     if isinstance(body, SelectStageSpec):
-        return list(_select(body, before, names)), None
-    faults = list(_items(body, before, names))
+        return list(_select(body, before, names, unsound)), None
+    faults = [] if choice_named(body.items) in unsound else list(_items(body, before, names))
     if isinstance(body, ExtractStageSpec):
-        return faults + list(_extract(body, before, names)), None
+        return faults + list(_extract(body, before, names, unsound)), None
     assert isinstance(body, MeasureStageSpec)
+    if not set(names_read(body)).isdisjoint(unsound):
+        return faults, None
     shared = in_sample(stage, before, folders)
     if shared is not None and not body.in_sample:
         faults.append(
@@ -86,13 +92,17 @@ def _items(body: Any, before: Sequence[Given], names: Collection[str]) -> Iterat
         yield ("items",), f"'{name}' is no choice of items; a select stage with `items` makes one"
 
 
-def _extract(body: ExtractStageSpec, before: Sequence[Given], names: Collection[str]) -> Iterator[Fault]:
+def _extract(
+    body: ExtractStageSpec, before: Sequence[Given], names: Collection[str], unsound: Collection[str]
+) -> Iterator[Fault]:
     if body.site in NOT_EXTRACTED:
         yield (
             ("site",),
             f"expected a site with a row of activations for each position, got {body.site}",
         )
     given = body.model_fields_set
+    if body.minus is not None and body.minus == body.of:
+        yield ("minus",), f"expected another prompt than `of`: {body.of} less {body.minus} is zero"
     if body.from_ is None:
         for key in ("heads", "through"):
             if key in given:
@@ -100,9 +110,9 @@ def _extract(body: ExtractStageSpec, before: Sequence[Given], names: Collection[
         return
     name = source_of(body)
     source = next((stage for stage in before if stage.name == name), None)
-    if source is None:
+    if source is None and name not in unsound:
         yield ("from",), _earlier(name, before, names)
-    elif not isinstance(source.body, ExtractStageSpec):
+    elif source is not None and not isinstance(source.body, ExtractStageSpec):
         yield ("from",), f"expected a stage that extracts; '{name}' is one of kind {source.kind}"
     for key in ("heads", "through"):
         if getattr(body, key) is None:
@@ -114,9 +124,12 @@ def _extract(body: ExtractStageSpec, before: Sequence[Given], names: Collection[
             yield (key,), "nothing reads it with `from`: that artefact has it already"
 
 
-def _select(body: SelectStageSpec, before: Sequence[Given], names: Collection[str]) -> Iterator[Fault]:
+def _select(
+    body: SelectStageSpec, before: Sequence[Given], names: Collection[str], unsound: Collection[str]
+) -> Iterator[Fault]:
     source = next((stage for stage in before if stage.name == body.from_), None)
-    if source is None or isinstance(source.body, SelectStageSpec):
+    sound = body.from_ not in unsound
+    if sound and (source is None or isinstance(source.body, SelectStageSpec)):
         what = _earlier(body.from_, before, names) if source is None else "expected a stage with a table"
         yield ("from",), what
         return
@@ -131,19 +144,39 @@ def _select(body: SelectStageSpec, before: Sequence[Given], names: Collection[st
                 yield (key,), "nothing reads it where items are chosen"
     elif not body.over:
         yield ("over",), "missing: expected the axes of the cells to choose from"
-    if body.but is not None and not any(stage.name == body.but for stage in before):
-        yield ("but",), _earlier(body.but, before, names)
+    for axis in dict.fromkeys(axis for axis in body.over if body.over.count(axis) > 1):
+        yield ("over",), f"names the axis '{axis}' {body.over.count(axis)} times"
+    if body.draw is None:
+        for key in ("but", "seed"):
+            if key in body.model_fields_set:
+                yield (key,), "nothing reads it without draw, which takes cells at random"
+    if body.but is not None and body.but not in unsound:
+        yield from _but(body, before, names)
     if body.draw is not None and "top" in body.model_fields_set:
         yield ("top",), "nothing reads it beside draw, which says how many are taken"
-    if source.spec is None:
-        return  # told there
+    if source is None or source.spec is None or not sound:
+        for key, one in _parts(body):
+            yield from _bounds(key, one, body)
+        return
     if isinstance(source.body, ExtractStageSpec):
-        yield from _of_artefact(body)
+        yield from _of_artefact(body, source.body)
     else:
         yield from _of_measured(body, source.spec)
 
 
-def _of_artefact(body: SelectStageSpec) -> Iterator[Fault]:
+def _but(body: SelectStageSpec, before: Sequence[Given], names: Collection[str]) -> Iterator[Fault]:
+    """What a random choice leaves out has to be a choice of the same cells."""
+    other = next((stage for stage in before if stage.name == body.but), None)
+    if other is None:
+        yield ("but",), _earlier(str(body.but), before, names)
+    elif not isinstance(other.body, SelectStageSpec) or other.body.items:
+        yield ("but",), f"'{body.but}' is no choice of cells; a select stage with `over` makes one"
+    elif set(other.body.over) != set(body.over):
+        axes = f"({listed(body.over)}), and '{body.but}' is over {listed(other.body.over)}"
+        yield ("but",), f"expected a choice over the same axes {axes}"
+
+
+def _of_artefact(body: SelectStageSpec, source: ExtractStageSpec) -> Iterator[Fault]:
     if body.items:
         yield ("items",), "expected a stage that measures: an artefact's table has no items"
     for index, axis in enumerate(body.over):
@@ -156,6 +189,9 @@ def _of_artefact(body: SelectStageSpec) -> Iterator[Fault]:
         if one.readout is not None and one.readout not in ARTEFACT_COLUMNS:
             message = f"expected a column of an artefact ({listed(ARTEFACT_COLUMNS)}), got '{one.readout}'"
             yield (*key, "readout"), message + suggestion(one.readout, ARTEFACT_COLUMNS)
+        elif one.readout == "separation" and source.minus is None:
+            message = f"'{body.from_}' has no minus, from which it could be separated"
+            yield (*key, "readout"), message
         yield from _bounds(key, one, body)
 
 
@@ -218,4 +254,5 @@ def _bounds(key: Key, one: CriterionSpec | ObjectiveSpec, body: SelectStageSpec)
 
 
 def _is_depth(word: str) -> bool:
-    return word.endswith("%") and word[:-1].replace(".", "", 1).isdigit()
+    number = word.removesuffix("%")
+    return number != word and number.replace(".", "", 1).isdigit() and float(number) <= 100

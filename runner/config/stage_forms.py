@@ -53,7 +53,7 @@ def _as_reading(flat: dict[str, Any], stage: ExtractStageSpec) -> dict[str, Any]
     if stage.site != "embed":
         read["layers"] = stage.layers if isinstance(stage.layers, str | int) else list(stage.layers)
     flat["conditions"] = {OF: {"prompt": stage.of, READ: dict(read)}}
-    if stage.minus is not None:
+    if stage.minus not in (None, stage.of):
         flat["conditions"][MINUS] = {"prompt": stage.minus, READ: dict(read)}
     flat["readouts"] = [_NOTHING_READ]
     flat["readout"] = {_NOTHING_READ: {"kind": "top_k", "top": 1}}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -17,6 +17,8 @@ from runner.config.layers import LayerError, resolve_layers
 from runner.config.spec import Spec
 from runner.config.stage_spec import AnyStage, ExtractStageSpec, SelectStageSpec
 from runner.config.values import width_of
+
+Key = tuple[str | int, ...]
 
 _ARTEFACT = re.compile(r"(?:(?:random|orthogonal):)?artefact:([A-Za-z_][A-Za-z0-9_]*)")
 _FILE = re.compile(r"(?:(?:random|orthogonal):)?artefact:(.+\.safetensors)")
@@ -66,15 +68,24 @@ def names_read(body: AnyStage) -> tuple[str, ...]:
     return tuple(dict.fromkeys(found))
 
 
+def keys_naming(body: object, names: Collection[str]) -> list[Key]:
+    """The keys below a mapping whose word is of a choice or an artefact of one of these names."""
+    return [key for key, word in _words(body) if {choice_named(word), artefact_named(word)} & {*names}]
+
+
 def _texts(value: object) -> Iterator[str]:
+    yield from (word for _, word in _words(value))
+
+
+def _words(value: object, key: Key = ()) -> Iterator[tuple[Key, str]]:
     if isinstance(value, str):
-        yield value
+        yield key, value
     elif isinstance(value, Mapping):
-        for each in value.values():
-            yield from _texts(each)
+        for name, each in value.items():
+            yield from _words(each, (*key, name))
     elif isinstance(value, list | tuple):
-        for each in value:
-            yield from _texts(each)
+        for index, each in enumerate(value):
+            yield from _words(each, (*key, index))
 
 
 def grid_cells(spec: Spec, name: str) -> list[Mapping[str, Plain]]:
@@ -92,16 +103,22 @@ def chosen_stand_in(name: str, body: SelectStageSpec, before: Sequence[Given]) -
     """A choice that is still to be made: the first cell that there is to choose from."""
     if body.items:
         return Chosen(name, items=frozenset(), pending=True)
+    first = _first_cell(body, before)
+    cell = {axis: first.get(axis, 0) for axis in body.over}
+    return Chosen(name, (cell,), pending=True, most=body.top if body.draw is None else body.draw)
+
+
+def _first_cell(body: SelectStageSpec, before: Sequence[Given]) -> Mapping[str, Plain]:
+    """The first cell of the table that a choice is made from; {} where there is none."""
     source = next((stage for stage in before if stage.name == body.from_), None)
     if source is None or source.spec is None:
-        return Chosen(name, ({axis: 0 for axis in body.over},), pending=True)
+        return {}
     if isinstance(source.body, ExtractStageSpec):
-        firsts: dict[str, Plain] = {"layer": 0, "position": "index:-1", "group": ""}
-        return Chosen(name, ({axis: firsts.get(axis, 0) for axis in body.over},), pending=True)
-    for cell in (body.grid for body in source.spec.conditions.values()):
-        if set(body.over) <= set(cell):
-            return Chosen(name, ({axis: cell[axis] for axis in body.over},), pending=True)
-    return Chosen(name, ({axis: 0 for axis in body.over},), pending=True)
+        layers = extracted_layers(source.body, source.spec)
+        positions = relative_positions(source.body.positions)
+        return {"layer": layers[0], "position": f"index:{positions[0] if positions else -1}", "group": ""}
+    cells = [one.grid for one in source.spec.conditions.values()]
+    return next((cell for cell in cells if set(body.over) <= set(cell)), {})
 
 
 def extracted_stand_in(name: str, body: ExtractStageSpec, spec: Spec, known: Known) -> Artefact:
