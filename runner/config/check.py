@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -29,7 +29,7 @@ from runner.config.stage_spec import (
     MeasureStageSpec,
     SelectStageSpec,
 )
-from runner.config.stage_values import chosen_stand_in, extracted_stand_in, names_read
+from runner.config.stage_values import chosen_stand_in, extracted_stand_in, keys_naming, names_read
 
 Key = tuple[str | int, ...]
 _FIRST_LINE = "# @package _global_"
@@ -102,13 +102,14 @@ def check_experiment(composed: Composed) -> Experiment:
         raise ConfigurationError(misplaced)
     told = [*composed.problems, *composed.misread]
     given = any(composed.mapping.get(key) for key in ("conditions", "stages"))
-    if not given and not told and "stages" not in composed.mapping:
+    if not given and not told and _named(composed):
+        key = ("stages",) if composed.mapping.get("stages") is None else ("conditions",)
+        message = "expected at least one condition, or stages; this experiment has neither"
+        raise ConfigurationError([_problem(composed, key, message)])
+    if not given and not told:
         known = options("experiment", composed.folders)
         message = f"expected an experiment; add +experiment=NAME, one of {listed(known)}"
         raise ConfigurationError([Problem(COMMAND_LINE, "experiment", message)])
-    if not given and "stages" in composed.mapping:
-        told.append(_problem(composed, ("stages",), "expected at least one stage, NAME: {kind: ...}, got none"))
-        raise ConfigurationError(list(dict.fromkeys(told)))
     mapping = copy.deepcopy(composed.mapping)
     take_out(mapping, [tuple(problem.key.split(".")) for problem in composed.problems])
     stages = mapping.get("stages")
@@ -120,32 +121,45 @@ def check_experiment(composed: Composed) -> Experiment:
         others = _others(flat, composed, told)
         spec, problems = check_stage(flat, composed)
         told += problems
+        flat_stages = (Stage(MEASURE, MEASURE, None, spec),)
+        told += _of_others(others, flat_stages, composed) if spec is not None else []
         if told:
             raise ConfigurationError(list(dict.fromkeys(told)))
         assert spec is not None
-        flat_stages = (Stage(MEASURE, MEASURE, None, spec),)
-        _told_of(others, flat_stages, composed)
         return Experiment(flat_stages, False, *others)
     if mapping.get("conditions"):
         message = "expected conditions inside the stages, or no stages at all"
         told.append(_problem(composed, ("conditions",), message))
-    found, known_now = _stages(stages, mapping, composed, told)
+    found, known_now, unsound = _stages(stages, mapping, composed, told)
     others = _others(mapping, composed, told)
+    told += _of_others(others, found, composed, unsound)
     if told:
         raise ConfigurationError(list(dict.fromkeys(told)))
-    _told_of(others, found, composed)
     return Experiment(tuple(found), True, *others, known_now)
 
 
-def _told_of(
+def _named(composed: Composed) -> bool:
+    """Whether an experiment is given, whatever it says."""
+    experiment = composed.mapping.get("experiment")
+    return isinstance(experiment, dict) and "name" in experiment
+
+
+def _of_others(
     others: tuple[Mapping[str, FindingSpec], Mapping[str, FigureSpec]],
     stages: Sequence[Stage],
     composed: Composed,
-) -> None:
-    """Raises ConfigurationError for findings and figures that do not fit the stages."""
-    told = [_problem(composed, key, message) for key, message in finding_faults(*others, stages)]
-    if told:
-        raise ConfigurationError(told)
+    unsound: Collection[str] = (),
+) -> list[Problem]:
+    """What is wrong with the findings and figures about stages of which nothing is."""
+    findings, figures = (
+        {name: one for name, one in given.items() if unsound.isdisjoint(_about(one))} for given in others
+    )
+    return [_problem(composed, key, message) for key, message in finding_faults(findings, figures, stages)]
+
+
+def _about(one: FindingSpec | FigureSpec) -> set[str | None]:
+    """The stages that a finding or a figure is about."""
+    return {one.stage} if isinstance(one, FigureSpec) else {one.stage, one.choice, one.artefact}
 
 
 def check_again(composed: Composed, stage: Stage, known: Known) -> Spec:
@@ -166,26 +180,36 @@ def check_again(composed: Composed, stage: Stage, known: Known) -> Spec:
 
 def _stages(
     stages: Mapping[str, Any], mapping: Mapping[str, Any], composed: Composed, told: list[Problem]
-) -> tuple[list[Stage], Known]:
-    """Every stage in its order, each checked with stand-ins for what the earlier ones give."""
+) -> tuple[list[Stage], Known, set[str]]:
+    """Every stage in its order, each checked with stand-ins for what the earlier ones give; and the names of
+    those of which something is wrong."""
     found: list[Stage] = []
     known = NOTHING
+    unsound: set[str] = set()  # what later stages say of these is left out, as it follows from their mistakes
     for name, given in stages.items():
         body = _body(name, given, composed, told)
         if body is None:
+            unsound.add(name)
             continue
         if isinstance(body, SelectStageSpec):
             spec = None
             known = known.and_choice(chosen_stand_in(name, body, found))
         else:
-            spec = _one(name, body, mapping, composed, known, told)
+            spec = _one(name, body, mapping, composed, known, told, unsound)
             if isinstance(body, ExtractStageSpec) and spec is not None:
                 known = known.and_artefact(extracted_stand_in(name, body, spec, known))
         stage = Stage(name, body.kind, body, spec, names_read(body))
-        faults, in_sample = stage_faults(stage, found, set(stages), composed.folders)
+        faults, in_sample = stage_faults(stage, found, set(stages), composed.folders, unsound)
         told += [_problem(composed, ("stages", name, *key), message) for key, message in faults]
         found.append(Stage(name, body.kind, body, spec, stage.needs, in_sample))
-    return found, known
+        gives = not isinstance(body, MeasureStageSpec)
+        if any(_within(problem.key, name) for problem in told) or (gives and unsound & {*stage.needs}):
+            unsound.add(name)
+    return found, known, unsound
+
+
+def _within(key: str, stage: str) -> bool:
+    return f"{key}.".startswith(f"stages.{stage}.")
 
 
 def _one(
@@ -195,11 +219,16 @@ def _one(
     composed: Composed,
     known: Known,
     told: list[Problem],
+    unsound: Collection[str] = (),
 ) -> Spec | None:
-    filled = fill(flat_mapping(mapping, body), known)
-    place = places(name, body)
+    flat, place = flat_mapping(mapping, body), places(name, body)
+    wrong = keys_naming(flat, unsound)
+    take_out(flat, wrong)
+    filled = fill(flat, known)
     told += [_problem(composed, place(key), message) for key, message in filled.faults]
-    spec, problems = check_stage(filled.body, composed, known, place, name=name)
+    wrong += [key for key, _ in filled.faults]
+    take_out(filled.body, [key for key, _ in filled.faults])
+    spec, problems = check_stage(filled.body, composed, known, place, name=name, wrong=wrong)
     told += problems
     return spec
 

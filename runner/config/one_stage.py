@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -46,17 +46,22 @@ def check_stage(
     place: Callable[[Key], Key] = lambda key: key,
     *,
     name: str = MEASURE,
+    wrong: Collection[Key] = (),
 ) -> tuple[Spec | None, list[Problem]]:
     """Check one stage: keys, types and values, then everything that only fits or fails together, then the
     banks. Reads YAML, JSON and JSONL files only; no model library is loaded.
 
     mapping: the stage in the flat form of an experiment (changed on the way). known: what earlier stages
-    give. place: from a key of the mapping to where it stands in the configuration. Returns the specification,
+    give. place: from a key of the mapping to where it stands in the configuration. wrong: keys whose values
+    were taken out because of mistakes that are told elsewhere; nothing is said of what follows. Returns the specification,
     None where it cannot be had, and all mistakes.
     """
     report = _Report(composed, place)
-    damaged = {part for problem in composed.problems for part in _written_part(tuple(problem.key.split(".")))}
+    gone: list[Key] = [tuple(problem.key.split(".")) for problem in composed.problems]
+    gone += [one for key in wrong for one in (key, *_of_axis(key))]
+    report.known_wrong(gone)
     _prepare(mapping, report)
+    damaged = {part for key in gone for one in report.expanded(key) for part in _written_part(one)}
     every = _takes_all(mapping)
     spec = _validated(mapping, report, damaged)
     if spec is not None:
@@ -79,7 +84,29 @@ class _Report:
         self._keys = {problem.key for problem in self.problems}  # as the configuration calls them
         self.read_from: Mapping[str, tuple[Path, str]] = {}  # keys of the model that another file gave
         self.places: dict[Key, Key] = {}  # what grids and lists of sites became -> as it was written
+        self.grids: Grids = {}
         self.cells: dict[str, list[str]] = {}  # grid -> its cells, by their keys
+
+    def known_wrong(self, keys: Sequence[Key]) -> None:
+        """Take note of keys of which something is said elsewhere."""
+        self._keys |= {".".join(map(str, key)) for key in keys}
+
+    def expanded(self, key: Key) -> list[Key]:
+        """A key as it is written, with those of the cells and writes that stand for it once grids and lists
+        of sites are expanded."""
+        if len(key) < 2 or key[0] != "conditions":
+            return [key]
+        names = [key[1], *(cell.name for cell in self.grids.get(str(key[1]), ()))]
+        found: list[Key] = [("conditions", name, *key[2:]) for name in names]
+        for made, written in self.places.items():
+            if made[:1] == key[:1] and made[1] in names and written[2:] == key[2:3]:
+                found.append((*made, *key[3:]))
+        return found
+
+    def as_written(self, key: Key) -> Key:
+        """The key in the file that a key of an expanded condition stands for."""
+        head = self.places.get(key[:3], key[:3])
+        return (*(part.partition("[")[0] if isinstance(part, str) else part for part in head), *key[3:])
 
     def add(self, key: Key, message: str) -> None:
         key = (*self.places.get(key[:3], key[:3]), *key[3:])
@@ -159,6 +186,7 @@ def _split(mapping: dict[str, Any], report: _Report) -> None:
     mapping["conditions"] = bodies.conditions
     for (name, write), written in bodies.written.items():
         report.places["conditions", name, write] = ("conditions", name, written)
+    report.grids = bodies.grids
     for name, cells in bodies.grids.items():
         report.cells[report.placed("conditions", name)] = [
             report.placed("conditions", cell.name) for cell in cells
@@ -196,7 +224,7 @@ def _validated(mapping: dict[str, Any], report: _Report, damaged: set[Key]) -> S
             written = tuple(part for index, part in enumerate(path) if not _is_ours(path, index))
             key = ".".join(map(str, written))
             unknown = any(detail["type"] == "extra_forbidden" for detail in found)
-            if unknown or not report.told(key):
+            if unknown or not (report.told(key) or report.told(report.as_written(written))):
                 report.add(written, complaint(path, found, mapping))
             damaged.update(_condition_part(path))
         removable = []
@@ -261,6 +289,13 @@ def _optional(path: Key) -> bool:
     if path[0] in ("conditions", "contrasts", "sampling", "readout"):
         return True
     return path[0] not in ("experiment", "model", "backend", "prompts") or len(path) > 1
+
+
+def _of_axis(key: Key) -> list[Key]:
+    """The field that an axis of a grid stands for."""
+    if len(key) < 4 or key[0] != "conditions" or key[2] != "grid":
+        return []
+    return [(*key[:2], *str(key[3]).split("."))]
 
 
 def _at(mapping: dict[str, Any], path: Key) -> Any:

@@ -26,6 +26,7 @@ from runner.config.stage_values import (
     grid_cells,
     grid_names,
     source_of,
+    names_read,
 )
 
 Key = tuple[str | int, ...]
@@ -44,7 +45,7 @@ def stage_faults(
 ) -> tuple[list[Fault], str | None]:
     """What is wrong with a stage beside those before it, and, where it says `in_sample: true`, the sentence
     on what it evaluates in sample. names: of all stages; folders: where banks are looked for; unsound: those
-    before it that are wrong themselves or rest on one that is; of what they would give nothing is said."""
+    before it of which something is wrong; about what they would give nothing is said."""
     body = stage.body
     if isinstance(body, SelectStageSpec):
         return list(_select(body, before, names, unsound)), None
@@ -52,9 +53,7 @@ def stage_faults(
     if isinstance(body, ExtractStageSpec):
         return faults + list(_extract(body, before, names, unsound)), None
     assert isinstance(body, MeasureStageSpec)
-    if not set(names_read(body)).isdisjoint(unsound):
-        return faults, None
-    shared = in_sample(stage, before, folders)
+    shared = in_sample(stage, [one for one in before if one.name not in unsound], folders)
     if shared is not None and not body.in_sample:
         faults.append(
             (
@@ -64,7 +63,7 @@ def stage_faults(
                 "say in_sample: true, which the report repeats",
             )
         )
-    if shared is None and body.in_sample and stage.spec is not None:
+    if shared is None and body.in_sample and stage.spec is not None and not unsound:
         faults.append(
             (("in_sample",), "nothing was chosen or extracted on the prompts of this stage; remove it")
         )
