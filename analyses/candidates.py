@@ -103,7 +103,10 @@ def choose(
             notes.append(f"{count(int(draw))} were to be drawn.")
     elif objective is not None:
         ranked = sorted(passing, key=lambda each: rank(each, objective))
-        taken = ranked[: int(rule.get("top") or 1)]
+        top = int(rule.get("top") or 1)
+        taken = ranked[:top]
+        if taken and len(taken) < top:
+            notes.append(f"{count(top)} were to be taken.")
         if len(ranked) > len(taken):
             tied = sum(rank(each, objective) == rank(taken[-1], objective) for each in ranked)
             if rank(ranked[len(taken)], objective) == rank(taken[-1], objective):

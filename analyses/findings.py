@@ -36,10 +36,14 @@ def findings(run: Run) -> list[Finding]:
         return []
     source = _Source(run, stage_runs(run), read_choices(run.folder))
     found = [source.finding(name, spec) for name, spec in declared.items()]
-    corrected = holm([each.p for each in found if each.p is not None])
-    queue = iter(corrected)
+    # A declared comparison that could not be made counts too: the family does not shrink with the data.
+    declared_tests = [each for each in found if each.kind == "difference"]
+    corrected = iter(holm([each.p for each in declared_tests]))
     tested = [
-        each if each.p is None else replace(each, p_holm=next(queue), family=len(corrected)) for each in found
+        replace(each, p_holm=next(corrected), family=len(declared_tests))
+        if each.kind == "difference"
+        else each
+        for each in found
     ]
     return [replace(each, sentence=in_a_sentence(each)) for each in tested]
 
@@ -175,6 +179,8 @@ class _Source:
 
     def _depth(self, axis: str, value: object) -> Depth | None:
         layers = self.run.manifest.get("model", {}).get("layers")
+        if (self.run.manifest.get("config") or {}).get("reference_depth") is not None:
+            return None  # the layer is told on another scale
         if axis.rpartition(".")[2] not in _LAYERS or not layers:
             return None
         if isinstance(value, bool) or not isinstance(value, int | float | str):

@@ -116,7 +116,7 @@ def measure(spec: Mapping[str, Any], run: Run, choices: Mapping[str, Mapping[str
     notes += more
     fixed: tuple[Fixed, ...] = ()
     if any_cell:
-        notes += _trap_of_the_largest(members, names)
+        notes += _trap_of_the_largest(rows, members, names)
         fixed = work.fixed(of, choices, run.manifest.get("experiment", {}).get("stage"))
     return Measured(estimate, tuple(parts), fixed, tuple(notes))
 
@@ -334,9 +334,12 @@ def _kept(spec: Mapping[str, Any], rows: pd.DataFrame, run: Run) -> tuple[pd.Dat
     return rows[rows["item"].isin(kept)], notes
 
 
-def _trap_of_the_largest(members: Mapping[str, Mapping[str, Axes]], names: Sequence[str]) -> list[str]:
-    """What must be said of the largest of many cells."""
-    cells = {name: len(members[name]) for name in names}
+def _trap_of_the_largest(
+    rows: pd.DataFrame, members: Mapping[str, Mapping[str, Axes]], names: Sequence[str]
+) -> list[str]:
+    """What must be said of the largest of many cells, of which those with a value count."""
+    there = set(rows.loc[rows[VALUE].notna(), "condition"])
+    cells = {name: len(there & set(members[name])) for name in names}
     if len(names) < 2:
         whole = plural(cells[names[0]], "cell")
         return [f"the largest of {whole} of each item, without a null grid: it is high by chance alone"]

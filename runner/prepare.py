@@ -17,7 +17,7 @@ from backends.probes.kinds import faults
 from backends.tokenizer import Tokenizer
 from runner.config.compose import config_folders
 from runner.config.errors import ConfigurationError, Problem
-from runner.config.known import ItemId
+from runner.config.known import ItemId, Plain
 from runner.config.readouts import Readout, ReadoutError, with_scope
 from runner.config.resolve import Condition, Design
 from runner.config.vectors import Undefined, foreign, foreign_in, undefined_in
@@ -160,6 +160,17 @@ def scoped(readouts: Sequence[Readout], tokenizer: Tokenizer) -> tuple[Readout, 
     return tuple(found)
 
 
+def _of_one_type(values: Sequence[Plain | None]) -> list[Plain | None]:
+    """Values of an axis as a column holds them: whole numbers and fractions as numbers, numbers and words as
+    words."""
+    types = {type(value) for value in values if value is not None}
+    if len(types) < 2:
+        return list(values)
+    if types == {int, float}:
+        return [None if value is None else float(value) for value in values]
+    return [None if value is None else str(value) for value in values]
+
+
 def plan_table(plan: Plan, design: Design) -> pa.Table:
     """The plan as a table, one row per trial; grid axes become columns."""
     grids = {condition.name: condition.grid for condition in design.conditions}
@@ -183,8 +194,5 @@ def plan_table(plan: Plan, design: Design) -> pa.Table:
     table = pa.table(columns, schema=PLAN_SCHEMA)
     for axis in dict.fromkeys(axis for grid in grids.values() for axis in grid):
         values = [grids[t.condition].get(axis) for t in trials]
-        mixed = len({type(v) for v in values if v is not None}) > 1
-        table = table.append_column(
-            f"grid.{axis}", pa.array([str(v) if mixed and v is not None else v for v in values])
-        )
+        table = table.append_column(f"grid.{axis}", pa.array(_of_one_type(values)))
     return table

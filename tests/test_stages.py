@@ -409,3 +409,44 @@ def test_show_and_dry_run_tell_every_stage(cli, tmp_path):
     planned = run(cli, tmp_path, "dry_run=true")
     assert planned.status == status.DONE and "stage evaluate: measure" in planned.out
     assert not (tmp_path / "outputs").exists()
+
+
+def test_an_axis_of_whole_numbers_and_fractions_is_a_column_of_numbers(cli, tmp_path):
+    steps = {
+        "kind": "measure",
+        "split": "test",
+        "conditions": {
+            "baseline": {},
+            "steer": {
+                "grid": {"dir.alpha": [-1, 0.5]},
+                "dir": {"site": "resid_pre", "layers": 5, "op": "add", "value": "random"},
+            },
+        },
+        "readouts": ["refusal"],
+        "contrasts": {"primary": "refusal"},
+    }
+    whole = {**steps, "conditions": {**steps["conditions"]}}
+    whole["conditions"]["steer"] = {**steps["conditions"]["steer"], "grid": {"dir.alpha": [1, 2]}}
+    staged(tmp_path, stages={"fractions": steps, "whole": whole}, findings={})
+    said = run(cli, tmp_path)
+    assert said.status == status.DONE, said.out + said.err
+    trials = pd.read_parquet(tmp_path / "outputs" / "mine" / "v0001" / "trials.parquet")
+    assert sorted(trials["grid.dir.alpha"].dropna().unique()) == [-1.0, 0.5, 1.0, 2.0]
+
+
+def test_a_stage_may_ask_items_where_the_others_have_pairs(cli, tmp_path):
+    words = {"kind": "items", "targets": {"bank": "in_context", "split": "test"}}
+    step = {
+        "kind": "measure",
+        "prompts": words,
+        "n": 4,
+        "conditions": {"baseline": {}},
+        "readouts": ["top"],
+        "contrasts": {"family": "none", "primary": ""},
+    }
+    staged(tmp_path, {"stages/words": step})
+    said = run(cli, tmp_path)
+    assert said.status == status.DONE, said.out + said.err
+    trials = pd.read_parquet(tmp_path / "outputs" / "mine" / "v0001" / "trials.parquet")
+    words_only = trials[trials["stage"] == "words"]
+    assert len(words_only) == 4 and (words_only["donor"] == words_only["target"]).all()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -32,6 +33,7 @@ from runner.config.stage_spec import (
 from runner.config.stage_values import chosen_stand_in, extracted_stand_in, keys_naming, names_read
 
 Key = tuple[str | int, ...]
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _FIRST_LINE = "# @package _global_"
 _KINDS: Mapping[str, type[MeasureStageSpec] | type[ExtractStageSpec] | type[SelectStageSpec]] = {
     "measure": MeasureStageSpec,
@@ -103,9 +105,8 @@ def check_experiment(composed: Composed) -> Experiment:
     told = [*composed.problems, *composed.misread]
     given = any(composed.mapping.get(key) for key in ("conditions", "stages"))
     if not given and not told and _named(composed):
-        key = ("stages",) if composed.mapping.get("stages") is None else ("conditions",)
-        message = "expected at least one condition, or stages; this experiment has neither"
-        raise ConfigurationError([_problem(composed, key, message)])
+        message = "expected conditions, or stages of the form NAME: {kind: ...}; this experiment has neither"
+        raise ConfigurationError([Problem(composed.origin(("experiment", "name")), "stages", message)])
     if not given and not told:
         known = options("experiment", composed.folders)
         message = f"expected an experiment; add +experiment=NAME, one of {listed(known)}"
@@ -151,15 +152,13 @@ def _of_others(
     unsound: Collection[str] = (),
 ) -> list[Problem]:
     """What is wrong with the findings and figures about stages of which nothing is."""
-    findings, figures = (
-        {name: one for name, one in given.items() if unsound.isdisjoint(_about(one))} for given in others
-    )
+    findings = {name: one for name, one in others[0].items() if _about(one).isdisjoint(unsound)}
+    figures = {name: one for name, one in others[1].items() if one.stage not in unsound}
     return [_problem(composed, key, message) for key, message in finding_faults(findings, figures, stages)]
 
 
-def _about(one: FindingSpec | FigureSpec) -> set[str | None]:
-    """The stages that a finding or a figure is about."""
-    return {one.stage} if isinstance(one, FigureSpec) else {one.stage, one.choice, one.artefact}
+def _about(finding: FindingSpec) -> set[str | None]:
+    return {finding.stage, finding.choice, finding.artefact}
 
 
 def check_again(composed: Composed, stage: Stage, known: Known) -> Spec:
@@ -235,6 +234,7 @@ def _one(
 
 def _body(name: str, given: Any, composed: Composed, told: list[Problem]) -> AnyStage | None:
     key: Key = ("stages", name)
+    told += _misnamed(key, composed)
     if not isinstance(given, dict):
         told.append(_problem(composed, key, f"expected a stage, {{kind: ...}}, got {as_yaml(given)}"))
         return None
@@ -248,6 +248,14 @@ def _body(name: str, given: Any, composed: Composed, told: list[Problem]) -> Any
     return body
 
 
+def _misnamed(key: Key, composed: Composed) -> list[Problem]:
+    """Names are words in other places (`choice:NAME`, overrides), and those of files."""
+    if _NAME.fullmatch(str(key[-1])):
+        return []
+    message = f"expected a name of letters, digits and _ that begins with no digit, got '{key[-1]}'"
+    return [_problem(composed, key, message)]
+
+
 def _others(
     mapping: dict[str, Any], composed: Composed, told: list[Problem]
 ) -> tuple[dict[str, FindingSpec], dict[str, FigureSpec]]:
@@ -258,6 +266,7 @@ def _others(
         if given is not None and not isinstance(given, dict):
             told.append(_problem(composed, (name,), f"expected a mapping by name, got {as_yaml(given)}"))
         for key, body in given.items() if isinstance(given, dict) else ():
+            told += _misnamed((name, key), composed)
             if not isinstance(body, dict):
                 told.append(_problem(composed, (name, key), f"expected a mapping, got {as_yaml(body)}"))
                 continue

@@ -12,6 +12,7 @@ from pydantic import BaseModel
 
 from runner.config.errors import as_yaml, listed, suggestion
 from runner.config.spec import Spec
+from runner.config.stage_forms import OUTLINE
 
 Key = tuple[str | int, ...]
 
@@ -94,6 +95,11 @@ def known_keys(path: Key, root: type[BaseModel] = Spec) -> tuple[str, ...]:
     found = _model_in(shape)
     if found is None:
         return ()
+    also = OUTLINE if found is Spec else ()
+    return (*also, *_fields(found))
+
+
+def _fields(found: type[BaseModel]) -> tuple[str, ...]:
     return tuple(name if one.alias is None else one.alias for name, one in found.model_fields.items())
 
 

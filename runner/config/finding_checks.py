@@ -14,6 +14,12 @@ from runner.config.stage_values import ARTEFACT_COLUMNS, Given, grid_names
 
 Key = tuple[str | int, ...]
 Fault = tuple[Key, str]
+# What each kind of finding is about, and the keys that it has beside `label`, `published` and its own.
+_KINDS = {
+    "readout": ("a measurement", ("stage", "of", "against", "reduce", "by", "items")),
+    "axis": ("a choice", ("choice",)),
+    "column": ("an artefact", ("artefact", "choice")),
+}
 
 
 def finding_faults(
@@ -38,6 +44,9 @@ def _finding(finding: FindingSpec, stages: Sequence[Given]) -> Iterator[Fault]:
             f"{got}",
         )
         return
+    about, keys = _KINDS[kinds[0]]
+    for key in sorted(finding.model_fields_set - {"label", "published", *_KINDS, *keys}):
+        yield (key,), f"nothing reads it in a finding about {about}"
     if finding.readout is not None:
         spec = yield from _spec_of(finding.stage, stages)
         if spec is None:
@@ -46,6 +55,11 @@ def _finding(finding: FindingSpec, stages: Sequence[Given]) -> Iterator[Fault]:
             yield ("of",), f"missing: expected a condition or grid of the stage ({listed(grid_names(spec))})"
         for key in ("of", "against"):
             yield from _condition((key,), getattr(finding, key), spec)
+        if finding.of is not None and finding.of == finding.against:
+            yield ("against",), f"expected another condition than `of`: {finding.of} less itself is zero"
+        if finding.reduce == "any" and finding.of in spec.conditions and "[" not in finding.of:
+            message = f"any takes the largest value over the cells of a grid, and '{finding.of}' is none"
+            yield ("reduce",), message
         yield from _readout(("readout",), finding.readout, spec, scalar=True)
         if finding.by not in (None, "group"):
             yield from _axis(("by",), str(finding.by), spec, also=("group",))
@@ -85,6 +99,8 @@ def _figure(figure: FigureSpec, stages: Sequence[Given]) -> Iterator[Fault]:
     spec = yield from _spec_of(figure.stage, stages)
     if spec is None:
         return
+    if not figure.of:
+        yield ("of",), f"expected at least one condition or grid ({listed(grid_names(spec))}), got none"
     for index, name in enumerate(figure.of):
         yield from _condition(("of", index), name, spec)
     yield from _condition(("against",), figure.against, spec)

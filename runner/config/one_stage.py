@@ -53,8 +53,8 @@ def check_stage(
 
     mapping: the stage in the flat form of an experiment (changed on the way). known: what earlier stages
     give. place: from a key of the mapping to where it stands in the configuration. wrong: keys whose values
-    were taken out because of mistakes that are told elsewhere; nothing is said of what follows. Returns the specification,
-    None where it cannot be had, and all mistakes.
+    were taken out because of mistakes that are told elsewhere; nothing is said of what follows. Returns the
+    specification, None where it cannot be had, and all mistakes.
     """
     report = _Report(composed, place)
     gone: list[Key] = [tuple(problem.key.split(".")) for problem in composed.problems]
@@ -103,10 +103,10 @@ class _Report:
                 found.append((*made, *key[3:]))
         return found
 
-    def as_written(self, key: Key) -> Key:
+    def as_written(self, key: Key) -> str:
         """The key in the file that a key of an expanded condition stands for."""
         head = self.places.get(key[:3], key[:3])
-        return (*(part.partition("[")[0] if isinstance(part, str) else part for part in head), *key[3:])
+        return ".".join([*(str(part).partition("[")[0] for part in head), *map(str, key[3:])])
 
     def add(self, key: Key, message: str) -> None:
         key = (*self.places.get(key[:3], key[:3]), *key[3:])

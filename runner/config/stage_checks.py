@@ -9,6 +9,7 @@ from typing import Any
 from runner.config.choice_words import choice_named
 from runner.config.errors import listed, suggestion
 from runner.config.in_sample import in_sample
+from runner.config.layer_scales import scale_faults
 from runner.config.readouts import all_columns, scalar_columns
 from runner.config.spec import Spec
 from runner.config.stage_forms import NOT_EXTRACTED
@@ -26,7 +27,6 @@ from runner.config.stage_values import (
     grid_cells,
     grid_names,
     source_of,
-    names_read,
 )
 
 Key = tuple[str | int, ...]
@@ -154,13 +154,14 @@ def _select(
     if body.draw is not None and "top" in body.model_fields_set:
         yield ("top",), "nothing reads it beside draw, which says how many are taken"
     if source is None or source.spec is None or not sound:
-        for key, one in _parts(body):
-            yield from _bounds(key, one, body)
+        for place, one in _parts(body):
+            yield from _bounds(place, one, body)
         return
     if isinstance(source.body, ExtractStageSpec):
         yield from _of_artefact(body, source.body)
     else:
         yield from _of_measured(body, source.spec)
+    yield from scale_faults(body, source.body, source.spec)
 
 
 def _but(body: SelectStageSpec, before: Sequence[Given], names: Collection[str]) -> Iterator[Fault]:

@@ -28,7 +28,8 @@ def flat_mapping(mapping: Mapping[str, Any], stage: MeasureStageSpec | ExtractSt
     for key in _OVERLAID:
         if body.get(key):
             base = flat.get(key)
-            flat[key] = _merged(base if isinstance(base, dict) else {}, body[key])
+            base = base if isinstance(base, dict) else {}
+            flat[key] = _merged(_for_items(base, body[key]) if key == "prompts" else base, body[key])
     if stage.split is not None and isinstance(flat.get("prompts"), dict):
         for side in ("targets", "donors"):
             if isinstance(flat["prompts"].get(side), dict):
@@ -93,6 +94,14 @@ def _of_reading(rest: Key) -> Key:
     if rest[1:2] == ("prompt",):
         return (rest[0],)
     return rest[2:] if rest[1:2] == (READ,) else rest[:1]
+
+
+def _for_items(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """Prompts that a stage lays its own over: where pairs become items, without what is of those pairs."""
+    if over.get("kind") != "items" or base.get("kind") == "items":
+        return dict(base)
+    of_pairs = ("donors", "pairing", "roles", *(("targets",) if "targets" in over else ()))
+    return {key: value for key, value in base.items() if key not in of_pairs}
 
 
 def _merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:

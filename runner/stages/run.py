@@ -62,7 +62,9 @@ def concatenated(tables: list[pa.Table]) -> pa.Table:
         for column in table.schema:
             types.setdefault(column.name, set()).add(column.type)
     mixed = {
-        name for name, found in types.items() if name.startswith("grid.") and len(found - {pa.null()}) > 1
+        name
+        for name, found in types.items()
+        if name.startswith("grid.") and pa.string() in found and len(found - {pa.null()}) > 1
     }
     return pa.concat_tables([_as_texts(table, mixed) for table in tables], promote_options="permissive")
 
