@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from analyses.finding_words import published_value
 from analyses.wording import bare_p, count, figure, plural, together
 
 HEAD = ("finding", "value", "95% CI", "n", "p (Holm)", "published")
@@ -57,10 +58,11 @@ def published_told(published: Mapping[str, Any] | None) -> str:
     if published is None:
         return "-"
     if published["model"] is not None or not published["models"]:
-        return str(published["value"])
+        return published_value(published["value"])
     values = list(published["models"].values())
     if all(isinstance(value, int | float) for value in values):
-        return f"{min(values)} to {max(values)} ({plural(len(values), 'model')})"
+        ends = [published_value(end) for end in (min(values), max(values))]
+        return f"{' to '.join(dict.fromkeys(ends))} ({plural(len(values), 'model')})"
     return f"{plural(len(values), 'other model')}"
 
 

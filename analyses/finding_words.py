@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from analyses.cells import axis_words
 from analyses.cross_model import Published
@@ -129,10 +129,19 @@ def _part_words(part: Part) -> str:
 def published_words(found: Published) -> str:
     """The published figure of this model, or those of all models where there is none."""
     if found.model is not None:
-        return f"{found.value} ({found.model})"
+        return f"{published_value(found.value)} ({found.model})"
     if found.models:
-        return ", ".join(f"{value} ({name})" for name, value in found.models.items())
-    return str(found.value)
+        return ", ".join(f"{published_value(value)} ({name})" for name, value in found.models.items())
+    return published_value(found.value)
+
+
+def published_value(value: object) -> str:
+    """A published figure: numbers to four digits, lists and mappings as they are read."""
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name} {published_value(each)}" for name, each in value.items())
+    if isinstance(value, list | tuple):
+        return ", ".join(map(published_value, value))
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def depth_words(depth: Depth) -> str:

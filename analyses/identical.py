@@ -40,7 +40,8 @@ def identical_gates(trials: pd.DataFrame, manifest: Mapping[str, Any]) -> list[G
     """
     outcomes = Outcomes.of(trials, manifest)
     names = outcomes.conditions
-    large = large_grids(names)
+    # Without texts every grid is told as a whole: a curve of a probe may be flat in parts as a result.
+    large = large_grids(names) if outcomes.tokens is not None else large_grids(names, 1)
     place = {name: number for cells in large.values() for number, name in enumerate(cells)}
     agreement = {
         (names[i], names[j]): outcomes.agreement(names[i], names[j])
@@ -53,13 +54,14 @@ def identical_gates(trials: pd.DataFrame, manifest: Mapping[str, Any]) -> list[G
     single = [[name for name in group if name not in place] for group in groups]
     return [
         *(_gate(group, agreement, outcomes, found, manifest) for group in single if len(group) > 1),
-        *_of_grids([group for group in groups if set(group) & place.keys()], large, outcomes.what, manifest),
+        *_of_grids([group for group in groups if set(group) & place.keys()], large, outcomes, manifest),
     ]
 
 
 def _compared(first: str, second: str, place: Mapping[str, int]) -> bool:
-    """Whether two conditions are held against each other. place: of the cells of large grids, which are
-    compared with conditions that are none, with their neighbours and with the same cell of other grids."""
+    """Whether two conditions are held against each other. place: of the cells of grids that are told as a
+    whole, which are compared with conditions that are none, with their neighbours and with the same cell of
+    other grids."""
     if first not in place or second not in place:
         return True
     if grid_name(first) == grid_name(second):
@@ -70,11 +72,11 @@ def _compared(first: str, second: str, place: Mapping[str, int]) -> bool:
 def _of_grids(
     groups: Sequence[Sequence[str]],
     large: Mapping[str, Sequence[str]],
-    what: str,
+    outcomes: Outcomes,
     manifest: Mapping[str, Any],
 ) -> list[Gate]:
     """Gates on cells of large grids, of which many may change no outcome: a warning that counts them, and a
-    failure only where a grid gives the same in all of its cells."""
+    failure only where a grid gives the same in all of its cells, in numbers that move with any change."""
     cells = {name for members in large.values() for name in members}
     apart: dict[tuple[tuple[str, ...], tuple[str, ...]], list[list[str]]] = {}
     for group in groups:
@@ -88,11 +90,12 @@ def _of_grids(
         told = listed(
             [f"{count(numbers[grid])} of {count(len(large[grid]))} cells of {grid}" for grid in grids]
         )
-        fact = f"{told} gave the same {what}"
+        fact = f"{told} gave the same {outcomes.what}"
         if not others and len(grids) == 1:
             if max(map(len, members)) == len(large[grids[0]]):
                 so = "its axes change nothing that is measured"
-                gates.append(Gate(alike[0], "identical", "fail", f"{fact} as each other: {so}."))
+                flat = "fail" if outcomes.fine or outcomes.tokens is not None else "warn"
+                gates.append(Gate(alike[0], "identical", flat, f"{fact} as each other: {so}."))
             continue
         whole = any(numbers[grid] == len(large[grid]) for grid in grids)
         expected = all(not _acting(manifest.get("conditions", {}).get(name, {})) for name in alike)

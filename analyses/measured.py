@@ -10,6 +10,7 @@ import pandas as pd
 # Kinds that say something of the generated text, and those that are computed from other columns.
 _OF_TEXT = ("behaviour", "perplexity", "contains", "degenerate")
 _DERIVED = ("onset", "difference", "holds")
+COUNTED = ("onset", "difference", "rank", "lens", "top_k")  # kinds of layers and ranks: 0 and 1 are no share
 
 
 def readouts_of(manifest: Mapping[str, Any]) -> Mapping[str, Mapping[str, Any]]:

@@ -13,6 +13,7 @@ import pandas as pd
 from analyses.cells import UNIT, Axes, axis_key, axis_named, cell_words, cells_of, grids_of, values_of
 from analyses.clusters import ClusteredMean, Floats, clustered_mean
 from analyses.criteria import read_criterion
+from analyses.measured import COUNTED, kind_of_column
 from analyses.pairs import pair
 from analyses.proportions import binary, mcnemar, newcombe, sign_test, wilson
 from analyses.selection import item_figures
@@ -106,7 +107,8 @@ def measure(spec: Mapping[str, Any], run: Run, choices: Mapping[str, Mapping[str
         raise NoFinding(str(error.args[0])) from error
     rows, notes = _kept(spec, rows, run)
     any_cell = spec.get("reduce") == "any"
-    work = _Work(rows, conditions, members, any_cell)
+    shares = kind_of_column(str(spec["readout"]), run.manifest) not in COUNTED
+    work = _Work(rows, conditions, members, any_cell, shares)
     by = spec.get("by")
     parts = [] if by is None else work.by(str(by), names)
     try:
@@ -123,12 +125,14 @@ def measure(spec: Mapping[str, Any], run: Run, choices: Mapping[str, Mapping[str
 
 @dataclass(frozen=True)
 class _Work:
-    """The valid rows of a finding, with their values."""
+    """The valid rows of a finding, with their values. shares: whether values that are all 0 or 1 are shares,
+    which layers and ranks are not."""
 
     rows: pd.DataFrame
     conditions: Mapping[str, Any]
     members: Mapping[str, Mapping[str, Axes]]
     any_cell: bool
+    shares: bool
 
     def whole(self, names: Sequence[str]) -> tuple[Estimate, list[str]]:
         collapsed = {name: self._collapsed(name, self.members[name]) for name in names}
@@ -228,17 +232,18 @@ class _Work:
         if donors:
             labels["donor"] = donors
         items = len(dict.fromkeys(paired.target.index.get_level_values("item")))
-        sides = [_side(first, paired.first)]
+        both = np.concatenate([paired.first, paired.second])
+        share = self.shares and binary(both)
+        sides = [_side(first, paired.first, share)]
         if first == second:
-            return _mean(paired.first, clustered_mean(paired.first, **labels), sides, items)
-        sides.append(_side(second, paired.second))
+            return _mean(paired.first, clustered_mean(paired.first, **labels), sides, items, share)
+        sides.append(_side(second, paired.second, share))
         test = clustered_mean(paired.difference, **labels)
-        return _difference(paired.first, paired.second, test, sides, items, paired.dropped)
+        return _difference(paired.first, paired.second, test, sides, items, paired.dropped, share)
 
 
-def _mean(values: Floats, test: ClusteredMean, sides: Sequence[Side], items: int) -> Estimate:
+def _mean(values: Floats, test: ClusteredMean, sides: Sequence[Side], items: int, share: bool) -> Estimate:
     assert test.mean is not None
-    share = binary(values)
     low, high, method, note = test.ci_low, test.ci_high, f"{test.method}, t interval", test.note
     if share:
         low, high = wilson(test.mean, _effective(test))
@@ -247,11 +252,17 @@ def _mean(values: Floats, test: ClusteredMean, sides: Sequence[Side], items: int
 
 
 def _difference(
-    first: Floats, second: Floats, test: ClusteredMean, sides: Sequence[Side], items: int, dropped: str
+    first: Floats,
+    second: Floats,
+    test: ClusteredMean,
+    sides: Sequence[Side],
+    items: int,
+    dropped: str,
+    share: bool,
 ) -> Estimate:
     assert test.mean is not None
     notes = [dropped.rstrip(".")] if dropped else []
-    if not binary(np.concatenate([first, second])):
+    if not share:
         notes += [test.note] if test.note else []
         return Estimate(
             test.mean, test.ci_low, test.ci_high, len(first), items, False, test.p, None,
@@ -283,8 +294,8 @@ def _effective(test: ClusteredMean) -> float:
     return float(min(test.clusters.values(), default=test.n))
 
 
-def _side(name: str, values: Floats) -> Side:
-    ones = int(values.sum()) if binary(values) else None
+def _side(name: str, values: Floats, share: bool) -> Side:
+    ones = int(values.sum()) if share else None
     return Side(name, float(values.mean()), len(values), ones)
 
 

@@ -255,7 +255,14 @@ class _Job:
         return codes.INERT if blocking(found, self.checked.spec.allow_inert) else codes.DONE
 
 
-_OF_STAGES = ("kind", "status", "reason", "question", "in_sample")  # of a section; a flat run has no sections
+_OF_STAGES = (
+    "kind",
+    "status",
+    "reason",
+    "question",
+    "in_sample",
+    "needs",
+)  # of a section; a flat run has no sections
 
 
 def counts(table: pa.Table) -> dict[str, int]:

@@ -23,7 +23,8 @@ from runner.config.resolve import Condition, Design
 from runner.config.vectors import Undefined, foreign, foreign_in, undefined_in
 from runner.keys import Setting, canonical_probe
 from runner.model_source import load_backend, model_source
-from runner.plan import Plan, make_plan
+from runner.plan import Plan, make_plan, role_of
+from runner.prompts.asked import Asker
 from runner.prompts.banks import Bank
 from runner.prompts.pairing import Item, Pairing, choose, pair, read_banks, summarise
 from runner.prompts.sets import with_sets
@@ -92,6 +93,19 @@ def prepare(
     plan = make_plan(design, items, tokenizer, setting, info)
     kept = None if keep is None else paired
     return Prepared(design, banks, tuple(items), pairing, tokenizer, backend, setting, plan, kept)
+
+
+def refuse_words(design: Design, tokenizer: Tokenizer, config_dir: Path | None) -> None:
+    """Raises ConfigurationError for words of readouts that the tokenizer cannot take as they stand in the
+    configuration. For a stage that is planned only once earlier ones have run."""
+    count = lru_cache(maxsize=None)(lambda text: len(tokenizer.encode(text)))
+    asker = Asker(tokenizer, design.measured)
+    for item in pair(design.prompts, read_banks(design.prompts, config_folders(config_dir)), 1, count):
+        prompts = {"donor": item.donor, **item.roles}
+        for condition in design.conditions:
+            asker.of(item, prompts.get(role_of(condition.prompt[-1]), item.target).text)
+    if asker.problems:
+        raise ConfigurationError(asker.problems)
 
 
 def refuse_vectors(conditions: Sequence[Condition], info: ModelInfo) -> None:

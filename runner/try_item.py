@@ -32,8 +32,13 @@ def try_item(words: list[str], config_dir: Path | None, console: Console) -> int
                 [Problem("command line", "item", f"expected a number from 0, got '{value}'")]
             )
     checked = check_experiment(compose(overrides, config_dir))
-    if checked.staged and any(stage.needs for stage in checked.stages if stage.spec is checked.spec):
-        message = "expected a first stage that measures and needs no choice and no artefact"
+    tried = next(stage for stage in checked.stages if stage.spec is checked.spec)
+    if checked.staged and tried.needs:
+        needed = ", ".join(f"'{name}'" for name in tried.needs)
+        message = (
+            f"one item of the first stage that measures is tried, and '{tried.name}' needs what {needed} will "
+            "give; dry_run=true says what every stage would do, limit=1 runs them all on one item"
+        )
         raise ConfigurationError([Problem("command line", "try", message)])
     design = resolve(checked.spec)
     if item >= design.n:

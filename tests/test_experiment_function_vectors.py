@@ -24,7 +24,7 @@ from runner.config.compose import compose
 from runner.job import RunResult
 
 NAMES = ("function_vectors", "function_vectors_layer")
-MODELS = ("organism", "llama_3_2_3b_instruct", "gemma_2_2b_it", "qwen2_5_7b_instruct")
+MODELS = ("organism", "llama_3_2_3b_instruct", "gemma_2_2b_it")
 LAYERS = range(9)
 TASKS = 4  # maps of the same words: what can be had without a demonstration is one in so many
 Ran = Callable[[str], RunResult]

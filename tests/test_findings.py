@@ -147,6 +147,15 @@ def test_other_figures_have_the_clustered_interval_and_holm_runs_over_all_findin
     assert each["gap"].p_holm == pytest.approx(2 * test.pvalue)
 
 
+def test_trap_31_a_declared_comparison_that_could_not_be_made_stays_in_the_family(tmp_path: Path) -> None:
+    gap = {"stage": "candidates", "of": "ablate", "readout": "refusal", "against": "baseline"}
+    each = found(tmp_path, gap=gap, gone=gap | {"of": "nothing"}, rate=gap | {"against": None})
+    assert each["gone"].p is None and each["gone"].p_holm is None and "nothing" in each["gone"].note
+    assert each["gap"].family == 2 and each["gap"].p is not None
+    assert each["gap"].p_holm == pytest.approx(2 * each["gap"].p)
+    assert each["rate"].family == 0
+
+
 def test_a_figure_by_group_and_by_axis(tmp_path: Path) -> None:
     rate = {"stage": "evaluate", "of": "ablated", "readout": "refuses", "by": "group"}
     gap = {"stage": "candidates", "of": "ablate", "readout": "refusal", "against": "add", "by": "from_layer"}

@@ -103,6 +103,13 @@ def test_an_artefact_made_of_another_needs_it(tmp_path):
     assert "expected a stage that extracts" in told(tmp_path)
 
 
+def test_a_flat_manifest_has_no_keys_of_an_outline(cli, tmp_path):
+    flat = {"conditions": {"baseline": {}}, "readouts": ["refusal"], "contrasts": PROBED["contrasts"]}
+    run(cli, only(tmp_path, {}, **flat))
+    manifest = json.loads((tmp_path / "outputs" / "mine" / "v0001" / "manifest.json").read_text())
+    assert not {"kind", "needs", "in_sample", "question", "stages"} & set(manifest)
+
+
 # What a stage reads, by whatever word.
 
 

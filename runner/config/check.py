@@ -223,6 +223,9 @@ def _one(
     flat, place = flat_mapping(mapping, body), places(name, body)
     wrong = keys_naming(flat, unsound)
     take_out(flat, wrong)
+    take_out(
+        flat, [key[:3] for key in wrong if key[2:3] == ("grid",) and not flat["conditions"][key[1]]["grid"]]
+    )
     filled = fill(flat, known)
     told += [_problem(composed, place(key), message) for key, message in filled.faults]
     wrong += [key for key, _ in filled.faults]

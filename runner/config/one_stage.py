@@ -61,7 +61,9 @@ def check_stage(
     gone += [one for key in wrong for one in (key, *_of_axis(key))]
     report.known_wrong(gone)
     _prepare(mapping, report)
-    damaged = {part for key in gone for one in report.expanded(key) for part in _written_part(one)}
+    gone = [one for key in gone for one in report.expanded(key)]
+    report.known_wrong(gone)
+    damaged = {part for key in gone for part in _written_part(key)}
     every = _takes_all(mapping)
     spec = _validated(mapping, report, damaged)
     if spec is not None:

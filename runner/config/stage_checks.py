@@ -153,15 +153,16 @@ def _select(
         yield from _but(body, before, names)
     if body.draw is not None and "top" in body.model_fields_set:
         yield ("top",), "nothing reads it beside draw, which says how many are taken"
-    if source is None or source.spec is None or not sound:
+    spec = source.spec if source is not None and sound else None
+    if source is not None and isinstance(source.body, ExtractStageSpec):
+        yield from _of_artefact(body, source.body)
+    elif spec is not None:
+        yield from _of_measured(body, spec)
+    else:
         for place, one in _parts(body):
             yield from _bounds(place, one, body)
-        return
-    if isinstance(source.body, ExtractStageSpec):
-        yield from _of_artefact(body, source.body)
-    else:
-        yield from _of_measured(body, source.spec)
-    yield from scale_faults(body, source.body, source.spec)
+    if source is not None and spec is not None:
+        yield from scale_faults(body, source.body, spec)
 
 
 def _but(body: SelectStageSpec, before: Sequence[Given], names: Collection[str]) -> Iterator[Fault]:
@@ -202,22 +203,34 @@ def _of_measured(body: SelectStageSpec, spec: Spec) -> Iterator[Fault]:
         if axis not in axes:
             message = f"expected an axis of a grid in '{body.from_}' ({listed(axes)}), got '{axis}'"
             yield ("over", index), message + suggestion(axis, axes)
+    cells = [cell for name in names for cell in grid_cells(spec, name) if {*body.over} <= {*cell}]
+    count = len({tuple(cell[axis] for axis in body.over) for cell in cells})
+    for key in ("top", "draw"):
+        wanted = getattr(body, key)
+        if body.over and cells and wanted is not None and wanted > count:
+            message = f"expected at most {count} cells, which is how many '{body.from_}' has, got {wanted}"
+            yield (key,), message
     scalar = scalar_columns(spec)
-    for key, one in _parts(body):
+    for place, one in _parts(body):
         for field, name in (("of", one.of), ("minus", one.minus)):
             if name is None:
                 continue
             if name not in names:
                 message = f"expected a condition or grid of '{body.from_}' ({listed(names)}), got '{name}'"
-                yield (*key, field), message + suggestion(name, names)
-            elif not body.items and field == "of" and not _divided(spec, name, body.over):
+                yield (*place, field), message + suggestion(name, names)
+            elif (
+                not body.items
+                and field == "of"
+                and {*body.over} <= {*axes}
+                and not _divided(spec, name, body.over)
+            ):
                 message = f"expected a grid with the axes {listed(body.over)}, '{name}' has them not"
-                yield (*key, field), message
+                yield (*place, field), message
         if one.readout is not None and one.readout not in scalar:
             lists = one.readout in all_columns(spec)
             message = f"expected a column with one number a trial ({listed(scalar)}), got '{one.readout}'"
-            yield (*key, "readout"), message + (" (a list)" if lists else suggestion(one.readout, scalar))
-        yield from _bounds(key, one, body)
+            yield (*place, "readout"), message + (" (a list)" if lists else suggestion(one.readout, scalar))
+        yield from _bounds(place, one, body)
 
 
 def _divided(spec: Spec, name: str, axes: Iterable[str]) -> bool:

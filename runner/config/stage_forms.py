@@ -59,7 +59,7 @@ def _as_reading(flat: dict[str, Any], stage: ExtractStageSpec) -> dict[str, Any]
     flat["readouts"] = [_NOTHING_READ]
     flat["readout"] = {_NOTHING_READ: {"kind": "top_k", "top": 1}}
     flat["contrasts"] = {"family": "none", "primary": ""}
-    flat["sampling"] = {}
+    flat["sampling"] = {"max_new_tokens": 1}  # nothing is generated
     if isinstance(flat.get("experiment"), dict):
         flat["experiment"]["repeats"] = 1
     return flat

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from itertools import groupby
 
 N = 3  # words that are compared together
-FEWEST = N + 1  # words: with fewer there is one n-gram at most, which cannot come again
+FEWEST = N  # words: with fewer there is no n-gram, and nothing to say
 
 
 @dataclass(frozen=True)
 class Degenerate:
-    """repeated: the share of trigrams that have occurred before, None for a text of fewer than 4 words. run:
+    """repeated: the share of trigrams that have occurred before, None for a text of fewer than 3 words. run:
     the longest run of one and the same word, None for a text without words."""
 
     repeated: float | None

@@ -12,7 +12,7 @@ from runner.config.errors import ConfigurationError, Problem
 from runner.config.resolve import resolve
 from runner.config.stage_spec import ExtractStageSpec, MeasureStageSpec, SelectStageSpec
 from runner.config.stage_values import source_of
-from runner.prepare import Prepared, prepare
+from runner.prepare import Prepared, prepare, refuse_words
 from runner.results.manifest import described_banks
 from runner.stages.extract import NothingToExtract, combine_stage, extract_stage
 from runner.stages.measure import announce, measure_stage
@@ -24,8 +24,11 @@ DONE, LEFT_OUT, RUNNING = "done", "left_out", "running"
 
 def prepare_first(experiment: Experiment, config_dir: Path | None) -> Prepared:
     """Load the model and the first stage that has prompts, before a folder is made for the run. Raises as
-    `prepare` does."""
-    return prepare(resolve(experiment.specs[0]), config_dir)
+    `prepare` does, and for words of the readouts of any stage, before the first one runs."""
+    first = prepare(resolve(experiment.specs[0]), config_dir)
+    for spec in experiment.specs[1:]:
+        refuse_words(resolve(spec), first.tokenizer, config_dir)
+    return first
 
 
 def run_stages(experiment: Experiment, run: StagedRun, first: Prepared) -> None:
@@ -35,6 +38,7 @@ def run_stages(experiment: Experiment, run: StagedRun, first: Prepared) -> None:
         why = _left_out(stage, run)
         if why is not None:
             run.sections[stage.name] = _section(stage, LEFT_OUT) | {"reason": why}
+            _forget(run, stage.name)
             run.speaker.say(f"stage {stage.name} is left out: {why}", "yellow")
             run.changed()
             continue
@@ -80,12 +84,19 @@ def _extract(stage: Stage, body: ExtractStageSpec, run: StagedRun, first: Prepar
             artefact = extract_stage(run, stage.name, body, prepared)
     except NothingToExtract as error:
         run.sections[stage.name] = _section(stage, LEFT_OUT) | {"reason": str(error)}
+        _forget(run, stage.name)
         run.speaker.say(f"stage {stage.name} is left out: {error}", "yellow")
         return
     except ArtefactError as error:
         raise ConfigurationError([Problem("stages", f"stages.{stage.name}", str(error))]) from error
     run.known = run.known.and_artefact(artefact)
     run.sections[stage.name]["status"] = DONE
+
+
+def _forget(run: StagedRun, name: str) -> None:
+    """Remove what a stage has given before a run was resumed, and no longer gives."""
+    for folder, suffix in (("choices", ".json"), ("artefacts", ".json"), ("artefacts", ".safetensors")):
+        (run.folder.path / folder / f"{name}{suffix}").unlink(missing_ok=True)
 
 
 def _prepared(stage: Stage, body: MeasureStageSpec | ExtractStageSpec, run: StagedRun) -> Prepared:
