@@ -36,8 +36,8 @@ def try_item(words: list[str], config_dir: Path | None, console: Console) -> int
     if checked.staged and tried.needs:
         needed = ", ".join(f"'{name}'" for name in tried.needs)
         message = (
-            f"one item of the first stage that measures is tried, and '{tried.name}' needs what {needed} will "
-            "give; dry_run=true says what every stage would do, limit=1 runs them all on one item"
+            f"one item of the first stage that measures is tried, and '{tried.name}' needs what {needed} "
+            "will give; dry_run=true says what every stage would do, limit=5 runs them all on five items"
         )
         raise ConfigurationError([Problem("command line", "try", message)])
     design = resolve(checked.spec)
