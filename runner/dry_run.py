@@ -19,8 +19,8 @@ from analyses.published import blocks, deltas
 from analyses.tables import TableError, load_run
 from runner import status
 from runner.config.check import Experiment
-from runner.config.known import MEASURE
 from runner.config.resolve import Design, resolve
+from runner.config.stages.known import MEASURE
 from runner.execute import passes
 from runner.graph import nodes_of, stands_in
 from runner.plan import Trial

@@ -15,7 +15,7 @@ from backends.measures import Measured, Probe, Scored, ScoreRow
 from backends.rows import Decoded, Finish, Receipt
 from backends.tokenizer import Tokenizer
 from backends.writes import Constant
-from runner.config.readouts import Readout
+from runner.config.readouts.readout import Readout
 from runner.keys import receipt_order
 from runner.plan import Trial
 from runner.schedule import batches

@@ -15,8 +15,8 @@ from runner.config.check import Experiment, Stage, check_experiment
 from runner.config.compose import compose, config_folders, options
 from runner.config.errors import ConfigurationError, Problem, listed, suggestion
 from runner.config.spec import Spec
-from runner.config.stage_spec import CriterionSpec, ExtractStageSpec, ObjectiveSpec, SelectStageSpec
-from runner.config.stage_values import grid_cells, grid_names
+from runner.config.stages.spec import CriterionSpec, ExtractStageSpec, ObjectiveSpec, SelectStageSpec
+from runner.config.stages.stand_ins import grid_cells, grid_names
 
 FORMATS = ("terminal", "mermaid")
 _BOUNDS = {

@@ -15,8 +15,8 @@ from backends.tokenizer import Tokenizer
 from backends.writes import SELF
 from runner.config.errors import ConfigurationError
 from runner.config.resolve import Condition, Design
-from runner.config.vectors import NoVector, for_group
-from runner.config.weights import weights_for
+from runner.config.writes.vectors import NoVector, for_group
+from runner.config.writes.weights import weights_for
 from runner.keys import Setting, nth_key, result_key, roles_read, sampling_stream, value_stream
 from runner.prompts.asked import Asker
 from runner.prompts.banks import Prompt

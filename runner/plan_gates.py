@@ -8,9 +8,9 @@ from dataclasses import dataclass, field, replace
 
 from backends.rowplan import RowPlan, plan_row
 from backends.writes import Write
-from runner.config.features import unreached_values
-from runner.config.readouts import LAYERED, Readout, leaves
+from runner.config.readouts.readout import LAYERED, Readout, leaves
 from runner.config.resolve import Condition, Design
+from runner.config.writes.features import unreached_values
 from runner.plan import Plan, Trial
 from runner.reach import flow_of, overwrites, written_positions
 from runner.readings import Meeting, layers_in_words, meetings, reached, states_in_words

@@ -17,10 +17,10 @@ from backends.probes.kinds import faults
 from backends.tokenizer import Tokenizer
 from runner.config.compose import config_folders
 from runner.config.errors import ConfigurationError, Problem
-from runner.config.known import ItemId, Plain
-from runner.config.readouts import Readout, ReadoutError, with_scope
+from runner.config.readouts.readout import Readout, ReadoutError, with_scope
 from runner.config.resolve import Condition, Design
-from runner.config.vectors import Undefined, foreign, foreign_in, undefined_in
+from runner.config.stages.known import ItemId, Plain
+from runner.config.writes.vectors import Undefined, foreign, foreign_in, undefined_in
 from runner.keys import Setting, canonical_probe
 from runner.model_source import load_backend, model_source
 from runner.plan import Plan, make_plan, role_of

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from backends.measures import Probe
 from backends.rowplan import RowPlan
 from backends.writes import Write
-from runner.config.readouts import LAYERED, Readout
+from runner.config.readouts.readout import LAYERED, Readout
 from runner.reach import Flow, written_positions
 
 # Read one next-token distribution, that of `position` or `at`.

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from runner import status
-from runner.config.artefact_files import read_artefact
+from runner.config.stages.artefact_files import read_artefact
 from tests.extracting import organism
 
 HEADS = [f"q{head}" for head in range(4)]
@@ -87,7 +87,7 @@ BODY = {
                         "positions": "index:-1",
                         "op": "add",
                         "value": "artefact:function",
-                    }
+                    },
                 },
             },
             "readouts": ["p"],

@@ -13,7 +13,7 @@ from backends.positions import Positions
 from backends.rows import Sampling
 from backends.writes import Constant, Under, Value, Write
 from runner.config.resolve import Condition
-from runner.config.vectors import GroupedConstant, NoVector, for_group
+from runner.config.writes.vectors import GroupedConstant, NoVector, for_group
 from runner.keys import Setting
 from runner.plan import Plan, make_plan
 from runner.prompts.banks import Prompt

@@ -16,7 +16,7 @@ from backends.rowplan import plan_row
 from backends.rows import Row, Sampling
 from backends.torch.backend import TorchBackend
 from backends.writes import Constant, Features, Heads, Value, Write
-from runner.config.readouts import Readout
+from runner.config.readouts.readout import Readout
 from runner.config.resolve import Condition, Design
 from runner.plan import Plan, Trial
 from runner.plan_gates import plan_gates

@@ -14,7 +14,7 @@ import pytest
 from backends.measures import Probe, ScoreRow
 from backends.rows import Row, Sampling
 from runner import run, status
-from runner.config.readout_positions import one_position
+from runner.config.readouts.positions import one_position
 from runner.keys import Setting, canonical_probe, result_key
 from runner.plan_gates import plan_gates
 from runner.prepare import Prepared, prepare

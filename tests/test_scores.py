@@ -19,8 +19,8 @@ from backends.measures import Probe
 from organisms.grammar.languages import LANGUAGES
 from organisms.grammar.refusal import requests
 from runner.config.compose import conf_dir
-from runner.config.derivation import Derivation, Entry
-from runner.config.readouts import Readout, Source, leaves
+from runner.config.readouts.derivation import Derivation, Entry
+from runner.config.readouts.readout import Readout, Source, leaves
 from runner.plan import Trial
 from runner.prepare import prepare
 from runner.prompts.asked import Asked, Asker
@@ -289,7 +289,7 @@ def test_stored_results_are_scored_again_as_this_configuration_asks() -> None:
 
 
 def asked(tokens: str | list[str], facts: dict, donor: dict | None = None) -> Asked:
-    from runner.config.readouts import read_source
+    from runner.config.readouts.readout import read_source
 
     readout = number("it", "contains", labels=read_source(tokens, "organism"))
     target = Prompt("t1", "g", "the capital is", facts=facts)

@@ -11,10 +11,10 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from runner import status
-from runner.config.artefact_files import read_artefact
 from runner.config.check import check_experiment
 from runner.config.compose import compose
 from runner.config.errors import ConfigurationError
+from runner.config.stages.artefact_files import read_artefact
 from tests.staging import PROJECTED, staged
 
 MINE = "+experiment=mine"
@@ -351,7 +351,7 @@ def test_an_artefact_of_another_width_layer_or_unit_is_refused(cli, tmp_path, do
     def changed(name: str, **changes: object) -> Path:
         from dataclasses import replace
 
-        from runner.config.artefact_files import as_bytes
+        from runner.config.stages.artefact_files import as_bytes
 
         path = tmp_path / f"{name}.safetensors"
         path.write_bytes(as_bytes(replace(artefact, **changes)))

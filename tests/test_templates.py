@@ -18,7 +18,7 @@ from scipy.sparse.csgraph import maximum_bipartite_matching
 from organisms.grammar.in_context import MAPS, query, shots
 from runner.config.compose import compose, config_folders
 from runner.config.errors import ConfigurationError
-from runner.config.prompt_spec import PromptsSpec, TemplateSpec
+from runner.config.prompts.spec import PromptsSpec, TemplateSpec
 from runner.plan import Trial
 from runner.prepare import prepare
 from runner.prompts.banks import Bank, Prompt, read_bank

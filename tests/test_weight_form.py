@@ -19,8 +19,8 @@ from backends.torch.backend import TorchBackend
 from backends.writes import Constant
 from runner import run, status
 from runner.config.resolve import Design
-from runner.config.vectors import Extracted, GroupedConstant, NoVector, foreign
-from runner.config.weights import weights_for
+from runner.config.writes.vectors import Extracted, GroupedConstant, NoVector, foreign
+from runner.config.writes.weights import weights_for
 from runner.execute import Executor, Result
 from runner.plan import Plan
 from runner.plan_gates import plan_gates

@@ -15,7 +15,7 @@ from runner.config.check import check
 from runner.config.compose import compose
 from runner.config.resolve import Condition, Design, resolve
 from runner.config.words import describe
-from runner.config.write_words import layers_in_words
+from runner.config.writes.words import layers_in_words
 
 USUAL = Sampling(temperature=0.8, max_new_tokens=150)
 

@@ -15,9 +15,9 @@ from backends.rowplan import noise_stream, plan_row
 from backends.rows import Row, Sampling
 from backends.torch.backend import TorchBackend
 from backends.writes import SELF, Constant, Value, Write
-from runner.config.artefact_files import as_bytes
-from runner.config.known import Artefact
-from runner.config.write_words import write_in_words
+from runner.config.stages.artefact_files import as_bytes
+from runner.config.stages.known import Artefact
+from runner.config.writes.words import write_in_words
 from runner.keys import canonical
 from tests.configuring import body, design, faults
 from tests.models import CPU, GREEDY, make_model, prompt, write

@@ -19,8 +19,8 @@ from backends.writes import Features, Value
 from runner.config.compose import config_folders
 from runner.config.errors import ConfigurationError
 from runner.config.resolve import Design
-from runner.config.values import NamedSet
-from runner.config.vectors import constant_of
+from runner.config.writes.values import NamedSet
+from runner.config.writes.vectors import constant_of
 from runner.keys import canonical
 from runner.prompts.pairing import choose, read_banks
 from runner.prompts.sets import with_sets

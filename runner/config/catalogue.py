@@ -12,8 +12,8 @@ import yaml
 from runner.config.check import Experiment, check_experiment
 from runner.config.compose import compose, config_folders, options
 from runner.config.errors import ConfigurationError, Problem, listed, suggestion
-from runner.config.known import MEASURE
 from runner.config.resolve import Design, resolve
+from runner.config.stages.known import MEASURE
 from runner.graph import nodes_of, stands_in
 
 # libyaml's where it is there, being ten times faster; it builds no more than plain data either.

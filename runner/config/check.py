@@ -10,19 +10,19 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from runner.config.choice_words import fill
 from runner.config.complaints import complaint, existing_path
 from runner.config.compose import Composed, options
 from runner.config.errors import ConfigurationError, Problem, as_yaml, listed, suggestion
-from runner.config.finding_checks import finding_faults
-from runner.config.known import MEASURE, NOTHING, Known
 from runner.config.local_model import with_local_files
 from runner.config.one_stage import check_stage, take_out
 from runner.config.provenance import COMMAND_LINE
 from runner.config.spec import ExperimentSpec, Spec
-from runner.config.stage_checks import stage_faults
-from runner.config.stage_forms import OUTLINE, flat_mapping, places
-from runner.config.stage_spec import (
+from runner.config.stages.checks import stage_faults
+from runner.config.stages.choice_words import fill
+from runner.config.stages.finding_checks import finding_faults
+from runner.config.stages.forms import OUTLINE, flat_mapping, places
+from runner.config.stages.known import MEASURE, NOTHING, Known
+from runner.config.stages.spec import (
     AnyStage,
     ExtractStageSpec,
     FigureSpec,
@@ -30,7 +30,7 @@ from runner.config.stage_spec import (
     MeasureStageSpec,
     SelectStageSpec,
 )
-from runner.config.stage_values import chosen_stand_in, extracted_stand_in, keys_naming, names_read
+from runner.config.stages.stand_ins import chosen_stand_in, extracted_stand_in, keys_naming, names_read
 
 Key = tuple[str | int, ...]
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")

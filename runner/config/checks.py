@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from analyses.columns import LENGTHS
 from runner.config.errors import listed, suggestion
 from runner.config.layers import LayerError
-from runner.config.readouts import (
+from runner.config.readouts.readout import (
     Fault,
     ReadoutError,
     all_columns,

@@ -12,7 +12,7 @@ from pydantic import BaseModel
 
 from runner.config.errors import as_yaml, listed, suggestion
 from runner.config.spec import Spec
-from runner.config.stage_forms import OUTLINE
+from runner.config.stages.forms import OUTLINE
 
 Key = tuple[str | int, ...]
 

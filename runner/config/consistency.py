@@ -10,14 +10,14 @@ from dataclasses import replace
 from runner.config.checks import contrast_faults
 from runner.config.errors import listed, suggestion
 from runner.config.inconsistency import Inconsistency, Key
-from runner.config.prompt_rules import held_faults, prompts_faults
-from runner.config.readout_faults import fact_faults, readout_faults
-from runner.config.readouts import decodes
+from runner.config.prompts.rules import held_faults, prompts_faults
+from runner.config.readouts.faults import fact_faults, readout_faults
+from runner.config.readouts.readout import decodes
 from runner.config.resolve import Condition, layer_words, resolve_condition, resolve_sampling
 from runner.config.spec import ConditionSpec, Spec
-from runner.config.values import DONOR
-from runner.config.weights import WeightsError, resolve_weights
-from runner.config.write_checks import WRONG, draws_of, prompt_faults, write_faults
+from runner.config.writes.checks import WRONG, draws_of, prompt_faults, write_faults
+from runner.config.writes.values import DONOR
+from runner.config.writes.weights import WeightsError, resolve_weights
 from runner.prompts.pools import Banks
 
 _REPEATS: Key = ("experiment", "repeats")

@@ -15,4 +15,3 @@ class Inconsistency:
     key: Key
     message: str
     rests_on: tuple[Key, ...] = ()
-

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from analyses.criteria import as_numbers
 from runner.config.errors import listed
 from runner.config.spec import Spec
-from runner.config.stage_spec import CriterionSpec, ExtractStageSpec, SelectStageSpec
+from runner.config.stages.spec import CriterionSpec, ExtractStageSpec, SelectStageSpec
 
 Fault = tuple[tuple[str | int, ...], str]
 _BOUNDS = ("above", "at_least", "below", "at_most")

@@ -15,10 +15,10 @@ from runner.config.compose import Composed
 from runner.config.consistency import bank_inconsistencies, inconsistencies
 from runner.config.errors import ConfigurationError, Problem
 from runner.config.inconsistency import Inconsistency
-from runner.config.known import MEASURE, NOTHING, Known
 from runner.config.local_model import with_local_files
 from runner.config.provenance import COMMAND_LINE
 from runner.config.spec import RESERVED, Spec
+from runner.config.stages.known import MEASURE, NOTHING, Known
 from runner.prompts.pairing import available, choose, read_banks
 
 Key = tuple[str | int, ...]

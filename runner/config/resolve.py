@@ -14,9 +14,8 @@ from backends.rows import Sampling
 from backends.writes import LAYERLESS, Constant, Heads, Under, Value, Write
 from runner.config.checks import Check, resolve_checks
 from runner.config.errors import listed, suggestion
-from runner.config.features import SaeFeatures, resolve_features, unreached_values
 from runner.config.layers import LayerError, layer_notes, resolve_layers
-from runner.config.readouts import Readout, resolve_readouts
+from runner.config.readouts.readout import Readout, resolve_readouts
 from runner.config.spec import (
     BackendSpec,
     ConditionSpec,
@@ -28,7 +27,10 @@ from runner.config.spec import (
     Spec,
     WriteSpec,
 )
-from runner.config.values import (
+from runner.config.words import describe
+from runner.config.writes.features import SaeFeatures, resolve_features, unreached_values
+from runner.config.writes.rules import unread_words
+from runner.config.writes.values import (
     KV_SITES,
     QUERY_SITES,
     WordError,
@@ -36,9 +38,7 @@ from runner.config.values import (
     layer_named,
     resolve_value,
 )
-from runner.config.weights import resolve_weights
-from runner.config.words import describe
-from runner.config.write_rules import unread_words
+from runner.config.writes.weights import resolve_weights
 from runner.keys import every_write
 
 # What may differ between two runs of one and the same experiment: where and how it is computed, not what.

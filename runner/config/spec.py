@@ -19,11 +19,11 @@ from pydantic import (
 
 from backends.measures import ProbeKind
 from backends.writes import Align, Hold, Op, Part, Phase, Rope, Site, Unit
-from runner.config.known import MEASURE, Known
-from runner.config.prompt_spec import BankChoice as BankChoice
-from runner.config.prompt_spec import PairingSpec as PairingSpec
-from runner.config.prompt_spec import PromptsSpec as PromptsSpec
-from runner.config.prompt_spec import RoleSpec as RoleSpec
+from runner.config.prompts.spec import BankChoice as BankChoice
+from runner.config.prompts.spec import PairingSpec as PairingSpec
+from runner.config.prompts.spec import PromptsSpec as PromptsSpec
+from runner.config.prompts.spec import RoleSpec as RoleSpec
+from runner.config.stages.known import MEASURE, Known
 from runner.config.strict import ByLanguage as ByLanguage
 from runner.config.strict import Language as Language
 from runner.config.strict import Name as Name
@@ -266,7 +266,7 @@ class ScopeSpec(Strict):
 
 class ReadoutSpec(Strict):
     """What a readout's name stands for: a registered kind, in a version. Which of the other fields a kind
-    reads stands in runner.config.readouts; None: not given."""
+    reads stands in runner.config.readouts.readout; None: not given."""
 
     kind: ReadoutKind
     version: Literal[1] = 1

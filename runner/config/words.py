@@ -7,7 +7,7 @@ from typing import Protocol
 
 from backends.rows import Sampling
 from backends.writes import Constant, Write
-from runner.config.write_words import write_in_words
+from runner.config.writes.words import write_in_words
 
 
 class Describable(Protocol):

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from backends.positions import PositionError
 from backends.tokenizer import Tokenizer
 from runner.config.errors import Problem, listed, suggestion
-from runner.config.readouts import TARGET, Readout, Source
+from runner.config.readouts.readout import TARGET, Readout, Source
 from runner.prompts.banks import Prompt
 from runner.prompts.pairing import Item
 from runner.scores.contains import labels_that_count

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from backends.positions import FORMS, POST_INSTRUCTION, Positions, Span
 from backends.writes import SELF, Write
 from runner.config.errors import listed, suggestion
-from runner.config.prompt_spec import PromptsSpec
+from runner.config.prompts.spec import PromptsSpec
 from runner.prompts.banks import Prompt
 from runner.prompts.pools import Banks
 

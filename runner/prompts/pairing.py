@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from runner.config.errors import ConfigurationError, Problem
-from runner.config.prompt_spec import PromptsSpec, RoleSpec
+from runner.config.prompts.spec import PromptsSpec, RoleSpec
 from runner.prompts.banks import Bank, Prompt
 from runner.prompts.draws import draw, in_order
 from runner.prompts.matching import maximum_matching

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from runner.config.errors import ConfigurationError, Problem
-from runner.config.prompt_spec import BankChoice, PromptsSpec
+from runner.config.prompts.spec import BankChoice, PromptsSpec
 from runner.prompts.banks import Bank, Prompt, find_bank, read_bank
 from runner.prompts.templates import Writer, template_of
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 
-from runner.config.prompt_spec import DonorsSpec, RoleSpec
+from runner.config.prompts.spec import DonorsSpec, RoleSpec
 from runner.prompts.banks import Fact, Prompt
 
 GROUP = "group"  # what a prompt's group is called among its facts

@@ -10,7 +10,7 @@ from backends.tokenizer import Tokenizer
 from backends.writes import PromptSet, Write
 from runner.config.errors import ConfigurationError, Problem, listed, suggestion
 from runner.config.resolve import Design
-from runner.config.values import DONORS, TARGETS, NamedSet
+from runner.config.writes.values import DONORS, TARGETS, NamedSet
 from runner.prompts.banks import Prompt
 from runner.prompts.marks import has_part, lacks
 from runner.prompts.pools import Banks

@@ -9,7 +9,7 @@ from string import Formatter
 from types import MappingProxyType
 
 from runner.config.errors import Problem, listed, suggestion
-from runner.config.prompt_spec import PromptsSpec, SplitWord, TemplateSpec
+from runner.config.prompts.spec import PromptsSpec, SplitWord, TemplateSpec
 from runner.config.strict import ByLanguage
 from runner.prompts.banks import Bank, Prompt
 from runner.prompts.draws import hashed

@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from analyses.join import RECEIPT_COLUMNS
-from runner.config.readouts import Readout
+from runner.config.readouts.readout import Readout
 from runner.config.resolve import NOT_HASHED, NOT_HASHED_BACKEND
 from runner.plan import Trial
 from runner.results.store import FINISHED, StoreError, read_manifest, read_segments, versions

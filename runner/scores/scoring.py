@@ -6,8 +6,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from runner.config.derivation import Derivation
-from runner.config.readouts import Readout
+from runner.config.readouts.derivation import Derivation
+from runner.config.readouts.readout import Readout
 from runner.scores.behaviour import behaviour
 from runner.scores.contains import contains
 from runner.scores.degenerate import degenerate

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from runner.config.known import Plain
+from runner.config.stages.known import Plain
 
 
 class Read(Protocol):

@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from runner.config.artefact_files import ArtefactError
 from runner.config.check import Experiment, Stage, check_again
-from runner.config.choice_words import choice_named
 from runner.config.errors import ConfigurationError, Problem
 from runner.config.resolve import resolve
-from runner.config.stage_spec import ExtractStageSpec, MeasureStageSpec, SelectStageSpec
-from runner.config.stage_values import source_of
+from runner.config.stages.artefact_files import ArtefactError
+from runner.config.stages.choice_words import choice_named
+from runner.config.stages.spec import ExtractStageSpec, MeasureStageSpec, SelectStageSpec
+from runner.config.stages.stand_ins import source_of
 from runner.prepare import Prepared, prepare, refuse_words
 from runner.results.manifest import described_banks
 from runner.stages.extract import NothingToExtract, combine_stage, extract_stage

@@ -14,12 +14,12 @@ import numpy as np
 from backends.contract import Backend, OutOfMemory
 from backends.rows import Row
 from backends.writes import LAYERLESS, SELF, SEMANTICS_VERSION, Site
-from runner.config.artefact_files import ArtefactError, as_bytes, described, read_artefact
-from runner.config.known import Artefact, Chosen, Plain
 from runner.config.layers import resolve_layer
 from runner.config.spec import Spec
-from runner.config.stage_forms import MINUS, OF
-from runner.config.stage_spec import ExtractStageSpec
+from runner.config.stages.artefact_files import ArtefactError, as_bytes, described, read_artefact
+from runner.config.stages.forms import MINUS, OF
+from runner.config.stages.known import Artefact, Chosen, Plain
+from runner.config.stages.spec import ExtractStageSpec
 from runner.prepare import Prepared
 from runner.results.store import atomic_write, versions
 from runner.stages.artefact_table import Sample, summary_table

@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from analyses.join import PLAN_SCHEMA, join
 from runner.config.compose import Composed
-from runner.config.known import NOTHING, Known
+from runner.config.stages.known import NOTHING, Known
 from runner.prepare import Prepared
 from runner.results.store import RunFolder
 from runner.speaker import Speaker

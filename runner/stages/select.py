@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from analyses.selection import Selection, select_cells, select_items, select_rows
-from runner.config.known import Chosen
-from runner.config.stage_spec import SelectStageSpec
+from runner.config.stages.known import Chosen
+from runner.config.stages.spec import SelectStageSpec
 from runner.results.store import atomic_write
 from runner.stages.run import StagedRun
 

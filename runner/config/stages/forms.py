@@ -6,8 +6,8 @@ import copy
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from runner.config.known import MEASURE
-from runner.config.stage_spec import ExtractStageSpec, MeasureStageSpec
+from runner.config.stages.known import MEASURE
+from runner.config.stages.spec import ExtractStageSpec, MeasureStageSpec
 
 Key = tuple[str | int, ...]
 

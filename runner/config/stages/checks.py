@@ -6,21 +6,21 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from runner.config.choice_words import choice_named
 from runner.config.errors import listed, suggestion
-from runner.config.in_sample import in_sample
 from runner.config.layer_scales import scale_faults
-from runner.config.readouts import all_columns, scalar_columns
+from runner.config.readouts.readout import all_columns, scalar_columns
 from runner.config.spec import Spec
-from runner.config.stage_forms import NOT_EXTRACTED
-from runner.config.stage_spec import (
+from runner.config.stages.choice_words import choice_named
+from runner.config.stages.forms import NOT_EXTRACTED
+from runner.config.stages.in_sample import in_sample
+from runner.config.stages.spec import (
     CriterionSpec,
     ExtractStageSpec,
     MeasureStageSpec,
     ObjectiveSpec,
     SelectStageSpec,
 )
-from runner.config.stage_values import (
+from runner.config.stages.stand_ins import (
     ARTEFACT_AXES,
     ARTEFACT_COLUMNS,
     Given,

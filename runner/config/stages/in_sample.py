@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from analyses.columns import NUMBER
-from runner.config.artefact_files import ArtefactError, read_artefact
-from runner.config.choice_words import choice_named
 from runner.config.errors import ConfigurationError
-from runner.config.readouts import all_columns
+from runner.config.readouts.readout import all_columns
 from runner.config.spec import ReadoutSpec, Spec
-from runner.config.stage_spec import ExtractStageSpec, SelectStageSpec
-from runner.config.stage_values import Given, artefact_files, names_read
+from runner.config.stages.artefact_files import ArtefactError, read_artefact
+from runner.config.stages.choice_words import choice_named
+from runner.config.stages.spec import ExtractStageSpec, SelectStageSpec
+from runner.config.stages.stand_ins import Given, artefact_files, names_read
 from runner.prompts.banks import Bank
 from runner.prompts.pairing import Banks, choose, read_banks
 

@@ -7,10 +7,10 @@ from collections.abc import Iterator, Sequence
 from backends.writes import SELF
 from runner.config.errors import listed, suggestion
 from runner.config.inconsistency import Inconsistency, Key
-from runner.config.prompt_spec import PromptsSpec, RoleSpec
-from runner.config.readouts import TARGET
+from runner.config.prompts.spec import PromptsSpec, RoleSpec
+from runner.config.readouts.readout import TARGET
 from runner.config.spec import Spec
-from runner.config.values import DONOR, DONORS, OTHER_DONOR, TARGETS
+from runner.config.writes.values import DONOR, DONORS, OTHER_DONOR, TARGETS
 from runner.prompts.banks import Prompt
 from runner.prompts.pairing import available, too_few
 from runner.prompts.pools import Banks

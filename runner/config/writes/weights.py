@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 
 from backends.writes import Constant
-from runner.config.artefact_files import ArtefactError, digest_of
-from runner.config.artefact_values import artefact_constant, find_artefact
 from runner.config.errors import listed
 from runner.config.layers import LayerError
 from runner.config.spec import Spec, WeightsSpec, WriteSpec
-from runner.config.values import WordError, layer_named
-from runner.config.vectors import GroupedConstant, VectorError, constant_of, defined
+from runner.config.stages.artefact_files import ArtefactError, digest_of
+from runner.config.stages.artefact_values import artefact_constant, find_artefact
+from runner.config.writes.values import WordError, layer_named
+from runner.config.writes.vectors import GroupedConstant, VectorError, constant_of, defined
 
 FORMS = ("artefact:NAME", "file:PATH")
 

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from backends.positions import Positions
 from backends.writes import LAYERLESS, SELF, Constant, Features, Heads, PromptSet, Value, Write
-from runner.config.known import PENDING
-from runner.config.values import NamedSet
+from runner.config.stages.known import PENDING
+from runner.config.writes.values import NamedSet
 
 _OUTPUTS = {
     "embed": "the token embedding",

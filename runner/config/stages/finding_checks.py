@@ -6,11 +6,17 @@ from collections.abc import Generator, Iterator, Mapping, Sequence
 
 from analyses.cross_model import published
 from runner.config.errors import listed, suggestion
-from runner.config.readouts import all_columns, scalar_columns
+from runner.config.readouts.readout import all_columns, scalar_columns
 from runner.config.spec import Spec
-from runner.config.stage_checks import BOUNDS
-from runner.config.stage_spec import CriterionSpec, ExtractStageSpec, FigureSpec, FindingSpec, SelectStageSpec
-from runner.config.stage_values import ARTEFACT_COLUMNS, Given, grid_names
+from runner.config.stages.checks import BOUNDS
+from runner.config.stages.spec import (
+    CriterionSpec,
+    ExtractStageSpec,
+    FigureSpec,
+    FindingSpec,
+    SelectStageSpec,
+)
+from runner.config.stages.stand_ins import ARTEFACT_COLUMNS, Given, grid_names
 
 Key = tuple[str | int, ...]
 Fault = tuple[Key, str]

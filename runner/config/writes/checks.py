@@ -9,7 +9,6 @@ from itertools import combinations
 from backends.positions import FORMS, PositionError, Positions
 from backends.writes import SELF, Write, same_tensor
 from runner.config.errors import nearest
-from runner.config.features import FeatureError, SaeFeatures, resolve_features, unreached_values
 from runner.config.inconsistency import Inconsistency, Key
 from runner.config.layers import LayerError
 from runner.config.model_faults import model_faults
@@ -21,7 +20,9 @@ from runner.config.resolve import (
     resolve_write,
 )
 from runner.config.spec import ConditionSpec, Spec, WriteSpec
-from runner.config.values import (
+from runner.config.writes.features import FeatureError, SaeFeatures, resolve_features, unreached_values
+from runner.config.writes.rules import broken_rules
+from runner.config.writes.values import (
     OTHER_DONOR,
     WordError,
     has_source,
@@ -30,7 +31,6 @@ from runner.config.values import (
     resolve_value,
     value_word,
 )
-from runner.config.write_rules import broken_rules
 from runner.prompts.marks import counted_prompts, overlapping, spans_read, unmarked
 from runner.prompts.pairing import Banks
 from runner.prompts.sets import set_faults

@@ -11,12 +11,12 @@ import numpy as np
 
 from backends.positions import PositionError, Positions
 from backends.writes import LAYERLESS
-from runner.config.choice_words import choice_named
-from runner.config.known import Artefact, Chosen, Known, Plain
 from runner.config.layers import LayerError, resolve_layers
 from runner.config.spec import Spec
-from runner.config.stage_spec import AnyStage, ExtractStageSpec, SelectStageSpec
-from runner.config.values import width_of
+from runner.config.stages.choice_words import choice_named
+from runner.config.stages.known import Artefact, Chosen, Known, Plain
+from runner.config.stages.spec import AnyStage, ExtractStageSpec, SelectStageSpec
+from runner.config.writes.values import width_of
 
 Key = tuple[str | int, ...]
 

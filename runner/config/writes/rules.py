@@ -9,7 +9,7 @@ from backends.positions import POST_INSTRUCTION
 from backends.writes import LAYERLESS, SELF
 from runner.config.errors import listed, suggestion
 from runner.config.spec import ConditionSpec, WriteSpec
-from runner.config.values import (
+from runner.config.writes.values import (
     NO_VALUE,
     RANDOM,
     SHUFFLED,

@@ -11,8 +11,8 @@ from backends.probes import kinds as probe_kinds
 from runner.config.errors import listed, suggestion
 from runner.config.layers import LayerError
 from runner.config.model_faults import lacking
-from runner.config.readout_positions import one_position, position_faults
-from runner.config.readouts import (
+from runner.config.readouts.positions import one_position, position_faults
+from runner.config.readouts.readout import (
     DERIVED,
     KINDS,
     RANKS,

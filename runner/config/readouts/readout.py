@@ -11,10 +11,10 @@ from typing import cast, get_args
 from analyses.columns import INTEGERS, NUMBER, NUMBERS
 from backends.measures import Probe, ProbeKind, Scope
 from backends.probes import kinds as probe_kinds
-from runner.config.derivation import Derivation, Entry
 from runner.config.errors import listed, suggestion
 from runner.config.layers import LayerError, LayerWord, resolve_layers
-from runner.config.readout_positions import one_position
+from runner.config.readouts.derivation import Derivation, Entry
+from runner.config.readouts.positions import one_position
 from runner.config.spec import DerivedKind, ReadoutSpec, ScoreKind, Spec
 
 Key = tuple[str | int, ...]

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from backends.writes import LAYERLESS, SELF, Constant, PromptSet, Value
-from runner.config.artefact_files import ArtefactError
-from runner.config.artefact_values import artefact_constant
 from runner.config.errors import listed, suggestion
 from runner.config.layers import LayerError, resolve_layer, resolve_layers
 from runner.config.spec import BankChoice, LayerItem, ModelSpec, PromptsSpec, Spec, WriteSpec
-from runner.config.vectors import VectorError, constant_of
+from runner.config.stages.artefact_files import ArtefactError
+from runner.config.stages.artefact_values import artefact_constant
+from runner.config.writes.vectors import VectorError, constant_of
 
 DONOR = "donor"
 OTHER_DONOR = "other_donor"

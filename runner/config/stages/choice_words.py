@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from runner.config.errors import listed, suggestion
-from runner.config.known import Chosen, Known
+from runner.config.stages.known import Chosen, Known
 
 Key = tuple[str | int, ...]
 

@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 
 from backends.writes import LAYERLESS, Constant
-from runner.config.artefact_files import ArtefactError, digest_of, read_artefact
 from runner.config.errors import listed, suggestion
-from runner.config.known import Artefact
 from runner.config.layers import LayerError, resolve_layer, resolve_layers
 from runner.config.spec import ModelSpec, Spec, WriteSpec
-from runner.config.vectors import Extracted, GroupedConstant, Undefined
+from runner.config.stages.artefact_files import ArtefactError, digest_of, read_artefact
+from runner.config.stages.known import Artefact
+from runner.config.writes.vectors import Extracted, GroupedConstant, Undefined
 
 # Sites whose rows all live in the residual stream's space, so that a direction of one means something in
 # another.

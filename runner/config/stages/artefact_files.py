@@ -15,7 +15,7 @@ from safetensors.numpy import save
 
 from backends.writes import SITES, Site
 from runner.config.errors import listed
-from runner.config.known import Artefact
+from runner.config.stages.known import Artefact
 
 TENSOR = "vectors"
 FORMAT = "patchbay-artefact-1"

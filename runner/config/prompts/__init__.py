@@ -1,0 +1,1 @@
+"""What the prompts say: banks, roles, templates, and what does not fit."""

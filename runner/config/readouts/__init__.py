@@ -1,0 +1,1 @@
+"""What a readout says: kinds, positions, columns that are derived, and what does not fit."""
