@@ -245,8 +245,8 @@ def _value(row: Mapping[str, Any], of: str) -> str:
         return f"{value:.2f}"
     depth = row.get("depth")
     if depth:
-        told = str(value) if isinstance(value, int) else f"{value:.2f}"
-        return f"{told} ({percent(depth['share'])})"
+        at = str(value) if isinstance(value, int) else f"{value:.2f}"
+        return f"{at} ({percent(depth['share'])})"
     figures = [value, row.get("low"), row.get("high")]
     if None in figures[1:] and isinstance(value, int):
         return str(value)

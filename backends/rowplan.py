@@ -13,9 +13,9 @@ from itertools import combinations
 import numpy as np
 
 from backends.noise import permutation, stream_of
-from backends.positions import PositionError, Positions
+from backends.positions import PositionError
 from backends.rows import Row, SourceRun, source_run
-from backends.writes import SELF, Features, PromptSet, Write, same_tensor
+from backends.writes import SELF, Write, same_tensor
 
 
 @dataclass(frozen=True)
@@ -376,37 +376,3 @@ def _slots_of(row: Row, write: Write, role: str, slots: int) -> range:
             "when kv_cache is written"
         )
     return named
-
-
-MeanKey = tuple[PromptSet, Positions, Features | None]  # whose activations, where in each, of features or not
-Spots = set[tuple[str, int]]
-
-
-def needs(rows: Sequence[RowPlan]) -> dict[SourceRun, Spots]:
-    """Source runs of a batch -> (site, layer) pairs to capture; ('kv_cache', 0) stands for the whole
-    cache."""
-    wanted: dict[SourceRun, Spots] = {}
-    for plan in rows:
-        for item in plan.writes:
-            if item.source is None:
-                continue
-            spots = wanted.setdefault(item.source, set())
-            if item.slots is not None:
-                spots.add(("kv_cache", 0))
-            elif item.prefill is not None or (item.window is not None and item.write.hold != "lockstep"):
-                spots.update(item.spot(layer) for layer in item.write.layers)
-    return wanted
-
-
-def mean_key(write: Write) -> MeanKey:
-    """What identifies the mean that a write takes, layer aside."""
-    assert write.value.prompts is not None
-    return write.value.prompts, write.positions, write.features
-
-
-def needed_means(rows: Sequence[RowPlan]) -> dict[MeanKey, Spots]:
-    """Means of a batch -> (site, layer) pairs at which they are taken."""
-    wanted: dict[MeanKey, Spots] = {}
-    for write in {item.write for plan in rows for item in plan.writes if item.write.value.kind == "mean"}:
-        wanted.setdefault(mean_key(write), set()).update((write.tensor, layer) for layer in write.layers)
-    return wanted

@@ -135,7 +135,7 @@ def unknown_option(word: str) -> str:
 
 def experiment(line: Line, console: Console) -> int:
     """Run an experiment or a sweep."""
-    from runner.config.check import check
+    from runner.config.check import check_experiment
     from runner.config.sweeps import plan_jobs
 
     sweep = plan_jobs(line.words, line.multirun, line.config_dir)
@@ -145,10 +145,10 @@ def experiment(line: Line, console: Console) -> int:
         return run_sweep(sweep, console, line.config_dir).status
     composed = sweep.jobs[0].composed
     assert composed is not None
-    check(composed)  # a mistake is told before anything heavy is imported
+    checked = check_experiment(composed)  # a mistake is told before anything heavy is imported
     from runner.job import run_job
 
-    return run_job(composed, console, spoken(line), line.config_dir).status
+    return run_job(composed, console, spoken(line), line.config_dir, checked).status
 
 
 def spoken(line: Line) -> list[str]:

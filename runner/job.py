@@ -44,14 +44,18 @@ class RunResult:
 
 
 def run_job(
-    composed: Composed, console: Console, command: Sequence[str], config_dir: Path | None
+    composed: Composed,
+    console: Console,
+    command: Sequence[str],
+    config_dir: Path | None,
+    checked: Experiment | None = None,
 ) -> RunResult:
-    """Run one composed experiment to its end.
+    """Run one composed experiment to its end. checked: the same, where the door has been passed already.
 
     Raises ConfigurationError and BackendError before anything is computed. KeyboardInterrupt is taken as
     the wish to stop: what is finished is kept, and the status is 130.
     """
-    checked = check_experiment(composed)
+    checked = check_experiment(composed) if checked is None else checked
     spec = checked.spec
     if spec.dry_run:
         from runner.dry_run import dry_run

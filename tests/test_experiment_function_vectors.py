@@ -24,7 +24,11 @@ from runner.config.compose import compose
 from runner.job import RunResult
 
 NAMES = ("function_vectors", "function_vectors_layer")
-MODELS = ("organism", "llama_3_2_3b_instruct", "gemma_2_2b_it")
+MODELS = (
+    "organism",
+    "llama_3_2_3b_instruct",
+    pytest.param("gemma_2_2b_it", marks=pytest.mark.slow),
+)
 LAYERS = range(9)
 TASKS = 4  # maps of the same words: what can be had without a demonstration is one in so many
 Ran = Callable[[str], RunResult]

@@ -19,7 +19,11 @@ from runner.config.sweeps import plan_jobs
 from runner.job import RunResult
 
 NAMES = ("logit_lens", "two_hop", "back_patching", "cross_patching", "patchscope", "knockout")
-MODELS = ("organism", "llama_3_2_3b_instruct", "gemma_2_2b_it")
+MODELS = (
+    "organism",
+    "llama_3_2_3b_instruct",
+    pytest.param("gemma_2_2b_it", marks=pytest.mark.slow),
+)
 LAYERS = range(9)
 Ran = Callable[..., RunResult]
 

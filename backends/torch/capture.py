@@ -10,8 +10,9 @@ import numpy as np
 import torch
 
 from backends.contract import BackendError, Reduce, Start
+from backends.needs import MeanKey, Spots, needed_means, needs
 from backends.positions import PositionError
-from backends.rowplan import MeanKey, RowPlan, Spots, needed_means, needs, plan_row
+from backends.rowplan import RowPlan, plan_row
 from backends.rows import SourceRun
 from backends.torch.cache import SlotCache
 from backends.torch.edges import changes, cut_layers, prompt_cuts

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from backends.contract import BackendError
-from backends.rowplan import mean_key
+from backends.needs import mean_key
 from backends.torch.loading import Loaded
 from backends.torch.sources import Sources
 from backends.torch.touches import Draws, Effect

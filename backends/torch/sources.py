@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from backends.rowplan import MeanKey, Spots
+from backends.needs import MeanKey, Spots
 from backends.rows import SourceRun
 from backends.torch.features import FeatureSet, FeatureStore
 from backends.torch.hooks import Spot

@@ -198,7 +198,7 @@ def _stages(
             if isinstance(body, ExtractStageSpec) and spec is not None:
                 known = known.and_artefact(extracted_stand_in(name, body, spec, known))
         stage = Stage(name, body.kind, body, spec, names_read(body))
-        faults, in_sample = stage_faults(stage, found, set(stages), composed.folders, unsound)
+        faults, in_sample = stage_faults(stage, found, set(stages), composed.reader, unsound)
         told += [_problem(composed, ("stages", name, *key), message) for key, message in faults]
         found.append(Stage(name, body.kind, body, spec, stage.needs, in_sample))
         gives = not isinstance(body, MeasureStageSpec)

@@ -6,7 +6,7 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from runner.config.errors import ConfigurationError, Problem, listed, suggestion
 from runner.config.plaindata import MISSING_VALUE, Unresolvable, to_plain
 from runner.config.provenance import COMMAND_LINE, LoadedFile, Origins, merge_shapes, shape_clash
 from runner.config.spellings import misread, suspects
+from runner.prompts.pools import BankReader
 
 ROOT_FILE = "config"
 # Where keys may be added.
@@ -37,7 +38,8 @@ _ALWAYS = ("model", "backend", "prompts", "launch")  # groups that the root file
 class Composed:
     """A composed configuration. mapping: plain data, interpolations resolved; values that could not be are
     None and told in `problems`. misread: values that YAML reads otherwise than they stand there; the mapping
-    has them as read. folders: where files were looked for, the user's own first."""
+    has them as read. folders: where files were looked for, the user's own first. reader: of the prompt banks
+    in them."""
 
     mapping: dict[str, Any]
     overrides: tuple[str, ...]
@@ -45,6 +47,7 @@ class Composed:
     origins: Origins
     problems: tuple[Problem, ...]
     misread: tuple[Problem, ...]
+    reader: BankReader = field(compare=False, repr=False)
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -155,7 +158,7 @@ def compose(overrides: Sequence[str], config_dir: Path | None = None) -> Compose
     if doubtful:
         chosen = [file for file in origins.files if file.path in doubtful]
         misspelt = tuple(problem for file in chosen for problem in misread(file.path, file.package))
-    return Composed(mapping, tuple(lines), folders, origins, tuple(problems), misspelt)
+    return Composed(mapping, tuple(lines), folders, origins, tuple(problems), misspelt, BankReader(folders))
 
 
 def _left_open(origins: Origins, told: set[str]) -> list[Problem]:

@@ -19,7 +19,7 @@ from runner.config.local_model import with_local_files
 from runner.config.provenance import COMMAND_LINE
 from runner.config.spec import RESERVED, Spec
 from runner.config.stages.known import MEASURE, NOTHING, Known
-from runner.prompts.pairing import available, choose, read_banks
+from runner.prompts.pairing import available
 
 Key = tuple[str | int, ...]
 ALL = "all"  # of n: every item that the banks hold
@@ -334,7 +334,7 @@ def _takes_all(mapping: dict[str, Any]) -> bool:
 def _with_all(spec: Spec, composed: Composed, report: _Report) -> Spec:
     """With as many items as the banks hold. Banks that cannot be read are told by themselves."""
     try:
-        banks = choose(spec.prompts, read_banks(spec.prompts, composed.folders))
+        banks = composed.reader.chosen(spec.prompts)
     except ConfigurationError:
         return spec
     limit = available(spec.prompts, banks)
@@ -349,8 +349,7 @@ def _with_all(spec: Spec, composed: Composed, report: _Report) -> Spec:
 def _banks(spec: Spec, composed: Composed, report: _Report) -> None:
     """Read the banks and report what is wrong with them, or what is asked of them that they do not hold."""
     try:
-        banks = read_banks(spec.prompts, composed.folders)
-        chosen = choose(spec.prompts, banks)
+        chosen = composed.reader.chosen(spec.prompts)
     except ConfigurationError as error:
         report.problems += error.problems
         return

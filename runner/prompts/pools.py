@@ -3,14 +3,17 @@ written."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 from runner.config.errors import ConfigurationError, Problem
 from runner.config.prompts.spec import BankChoice, PromptsSpec
 from runner.prompts.banks import Bank, Prompt, find_bank, read_bank
 from runner.prompts.templates import Writer, template_of
+
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -68,6 +71,38 @@ def choose(prompts: PromptsSpec, banks: Mapping[str, Bank]) -> Banks:
     return Banks(
         pools.get(_DONORS, ()), pools[_TARGETS], {name: pools.get(name, ()) for name in prompts.roles}
     )
+
+
+@dataclass(frozen=True)
+class BankReader:
+    """Banks and choices of prompts, each read and written once, however many stages take it. folders: where
+    banks are looked for."""
+
+    folders: Sequence[Path]
+    _read: dict[str, Mapping[str, Bank] | ConfigurationError] = field(default_factory=dict)
+    _chosen: dict[str, Banks | ConfigurationError] = field(default_factory=dict)
+
+    def banks(self, prompts: PromptsSpec) -> Mapping[str, Bank]:
+        """As `read_banks`."""
+        names = [prompts.language, *(choice.bank for choice in _choices(prompts).values())]
+        return _once(self._read, "\n".join(names), lambda: read_banks(prompts, self.folders))
+
+    def chosen(self, prompts: PromptsSpec) -> Banks:
+        """As `choose`. Raises ConfigurationError also for banks that cannot be read."""
+        return _once(self._chosen, prompts.model_dump_json(), lambda: choose(prompts, self.banks(prompts)))
+
+
+def _once(known: dict[str, _T | ConfigurationError], key: str, read: Callable[[], _T]) -> _T:
+    """What was read under a key, or the error that it raised."""
+    if key not in known:
+        try:
+            known[key] = read()
+        except ConfigurationError as error:
+            known[key] = error
+    found = known[key]
+    if isinstance(found, ConfigurationError):
+        raise found
+    return found
 
 
 _DONORS, _TARGETS = "/donors", "/targets"  # no names of roles

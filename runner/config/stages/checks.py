@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 from runner.config.errors import listed, suggestion
@@ -28,6 +27,7 @@ from runner.config.stages.stand_ins import (
     grid_names,
     source_of,
 )
+from runner.prompts.pools import BankReader
 
 Key = tuple[str | int, ...]
 Fault = tuple[Key, str]
@@ -40,11 +40,11 @@ def stage_faults(
     stage: Given,
     before: Sequence[Given],
     names: Collection[str],
-    folders: Sequence[Path],
+    reader: BankReader,
     unsound: Collection[str] = (),
 ) -> tuple[list[Fault], str | None]:
     """What is wrong with a stage beside those before it, and, where it says `in_sample: true`, the sentence
-    on what it evaluates in sample. names: of all stages; folders: where banks are looked for; unsound: those
+    on what it evaluates in sample. names: of all stages; reader: of their banks; unsound: those
     before it of which something is wrong; about what they would give nothing is said."""
     body = stage.body
     if isinstance(body, SelectStageSpec):
@@ -53,7 +53,7 @@ def stage_faults(
     if isinstance(body, ExtractStageSpec):
         return faults + list(_extract(body, before, names, unsound)), None
     assert isinstance(body, MeasureStageSpec)
-    shared = in_sample(stage, [one for one in before if one.name not in unsound], folders)
+    shared = in_sample(stage, [one for one in before if one.name not in unsound], reader)
     if shared is not None and not body.in_sample:
         faults.append(
             (

@@ -15,7 +15,7 @@ from runner.config.stages.choice_words import choice_named
 from runner.config.stages.spec import ExtractStageSpec, SelectStageSpec
 from runner.config.stages.stand_ins import Given, artefact_files, names_read
 from runner.prompts.banks import Bank
-from runner.prompts.pairing import Banks, choose, read_banks
+from runner.prompts.pools import BankReader, Banks
 
 _SHOWN = 3
 _OF_PROMPTS = ("donor", "target")  # what the items of an artefact are told by, in this order
@@ -41,17 +41,17 @@ class PromptsRead:
         )
 
 
-def in_sample(stage: Given, before: Sequence[Given], folders: Sequence[Path]) -> str | None:
+def in_sample(stage: Given, before: Sequence[Given], reader: BankReader) -> str | None:
     """The sentence on prompts that a measuring stage shares with those that its choices and artefacts come
     from, of other runs too; None where it shares none."""
     if stage.spec is None:
         return None
-    mine = prompts_read(stage.spec, folders)
+    mine = prompts_read(stage.spec, reader)
     rests_on = _rests_on(stage, before)
     for other in rests_on:
         if other.spec is None or getattr(other.body, "from_", None) is not None:
             continue  # a choice, or an artefact made of another: neither reads prompts
-        shared = mine.shared_with(prompts_read(other.spec, folders))
+        shared = mine.shared_with(prompts_read(other.spec, reader))
         if shared:
             what = "extracted from" if isinstance(other.body, ExtractStageSpec) else "chosen on"
             return _sentence(shared, f"{what} (stage '{other.name}')")
@@ -132,12 +132,12 @@ def _owner(word: str) -> str:
     return word.partition("[")[0].partition(".")[0]
 
 
-def prompts_read(spec: Spec, folders: Sequence[Path]) -> PromptsRead:
+def prompts_read(spec: Spec, reader: BankReader) -> PromptsRead:
     """Every prompt that the conditions of a stage may read. None where the banks cannot be read, which is
     told by itself."""
     try:
-        banks = read_banks(spec.prompts, folders)
-        pools = choose(spec.prompts, banks)
+        banks = reader.banks(spec.prompts)
+        pools = reader.chosen(spec.prompts)
     except ConfigurationError:
         return PromptsRead({}, {})
     asked: dict[PromptId, str] = {}
