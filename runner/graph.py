@@ -19,6 +19,7 @@ from runner.config.stages.spec import CriterionSpec, ExtractStageSpec, Objective
 from runner.config.stages.stand_ins import grid_cells, grid_names
 
 FORMATS = ("terminal", "mermaid")
+_GAP = 2  # columns between what stands side by side
 _BOUNDS = {
     "above": "above",
     "at_least": "at least",
@@ -64,7 +65,7 @@ def graph(words: Sequence[str], config_dir: Path | None, console: Console) -> in
         return status.DONE
     spec = experiment.spec
     console.print(Text(f"{spec.experiment.name} on {spec.model.name}", style="bold"))
-    console.print(drawn(nodes))
+    console.print(drawn(nodes, console))
     for told, finding in experiment.findings.items():
         console.print(Text(f"finding {told}: {finding.label or _of_finding(finding)}", style="dim"))
     return status.DONE
@@ -161,18 +162,31 @@ def _subject(one: CriterionSpec | ObjectiveSpec) -> str:
     return f"{one.readout} of {one.of}{minus}" if one.of else str(one.readout)
 
 
-def drawn(nodes: Sequence[Node]) -> Table:
-    """The stages below each other, with lines on the left from each to those that use it."""
-    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+def drawn(nodes: Sequence[Node], console: Console) -> Table:
+    """The stages below each other, with lines on the left from each to those that use it. console: its width
+    says where the words of a stage break, and so how long its lines are."""
+    table = Table(box=None, show_header=False, padding=(0, _GAP, 0, 0))
     table.add_column(no_wrap=True)
     table.add_column(no_wrap=True)
     table.add_column(no_wrap=True)
     table.add_column(ratio=1)
+    found = lanes(nodes)
+    columns = (
+        max(len(line) for line, _ in found),
+        max(len(node.name) for node in nodes),
+        max(len(node.kind) for node in nodes),
+    )
+    width = max(1, console.width - sum(columns) - _GAP * (len(columns) + 1))
     styles = {"measure": "green", "extract": "magenta", "select": "cyan"}
-    for node, (line, below) in zip(nodes, lanes(nodes), strict=True):
+    for node, (line, below) in zip(nodes, found, strict=True):
         what = Text(node.what).append(f"\n-> {node.gives}", style="dim")
-        height = "\n".join([line, *[below] * 2])
-        table.add_row(Text(height), Text(node.name, style="bold"), Text(node.kind, styles[node.kind]), what)
+        height = len(what.wrap(console, width))
+        table.add_row(
+            Text("\n".join([line, *[below] * (height - 1)])),
+            Text(node.name, style="bold"),
+            Text(node.kind, styles[node.kind]),
+            what,
+        )
     return table
 
 

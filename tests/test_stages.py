@@ -450,3 +450,12 @@ def test_a_stage_may_ask_items_where_the_others_have_pairs(cli, tmp_path):
     trials = pd.read_parquet(tmp_path / "outputs" / "mine" / "v0001" / "trials.parquet")
     words_only = trials[trials["stage"] == "words"]
     assert len(words_only) == 4 and (words_only["donor"] == words_only["target"]).all()
+
+
+@pytest.mark.parametrize("columns", ["60", "80", "200"])
+def test_the_lines_of_a_graph_never_break_however_narrow_the_screen(cli, tmp_path, monkeypatch, columns):
+    monkeypatch.setenv("COLUMNS", columns)
+    said = cli("graph", "mine", "--config-dir", str(staged(tmp_path, findings={})))
+    drawn = said.out.splitlines()[1:]
+    last = max(at for at, line in enumerate(drawn) if "●" in line)
+    assert all(line[:1] in "●│├╰" or line[2:3] in "●│" for line in drawn[: last + 1]), said.out
