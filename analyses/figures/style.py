@@ -22,7 +22,7 @@ SIZE = 8  # pt, the smallest type on a page at its own size
 COLUMN, PAGE = 3.4, 7.0  # inches: one column of a paper, and both
 # Okabe and Ito (2008), "Color universal design"; its yellow is too light for lines on white.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
-MARKERS = ("o", "s", "^", "D", "v", "P")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")  # one more than colours: 42 pairs before any comes again
 INK, CONTROL, REFERENCE, ABSENT = "#222222", "#8C8C8C", "#4D4D4D", "#DDDDDD"
 CONTROL_DASHES = ((3.0, 1.5), (1.0, 1.2), (5.0, 1.5, 1.0, 1.5), (7.0, 2.0))
 _STYLE: dict[Any, Any] = {
