@@ -4,9 +4,8 @@ weights are set by hand, that the stages find the one head that there is."""
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -18,10 +17,10 @@ from transformers import PreTrainedTokenizerFast
 
 import runner
 from backends.conformance import planted
-from runner import status
 from runner.config.check import check_experiment
 from runner.config.compose import compose
 from runner.job import RunResult
+from tests.ran import Ran, choice, finding, folder_of, runs
 
 NAMES = ("function_vectors", "function_vectors_layer")
 MODELS = (
@@ -31,27 +30,12 @@ MODELS = (
 )
 LAYERS = range(9)
 TASKS = 4  # maps of the same words: what can be had without a demonstration is one in so many
-Ran = Callable[[str], RunResult]
 
 
 @pytest.fixture(scope="module")
 def ran(tmp_path_factory: pytest.TempPathFactory) -> Ran:
-    """An experiment run once for all tests that look at it."""
-    done: dict[str, RunResult] = {}
-
-    def run(name: str) -> RunResult:
-        if name not in done:
-            root = tmp_path_factory.mktemp(name)
-            words = [f"+experiment={name}", "quiet=true", "backend.threads=1", f"output_root={root}"]
-            done[name] = runner.run(words)
-        return done[name]
-
-    return run
-
-
-def folder_of(result: RunResult) -> Path:
-    assert result.folder is not None and result.status == status.DONE
-    return result.folder
+    """An experiment, run once for all tests that look at it."""
+    return runs(tmp_path_factory)
 
 
 def means(result: RunResult, stage: str, readout: str) -> Mapping[str, float]:
@@ -65,16 +49,6 @@ def means(result: RunResult, stage: str, readout: str) -> Mapping[str, float]:
 
 def along(found: Mapping[str, float], grid: str) -> list[float]:
     return [found[f"{grid}[add.layers={layer}]"] for layer in LAYERS]
-
-
-def choice(result: RunResult, name: str) -> Mapping[str, Any]:
-    found: Mapping[str, Any] = json.loads((folder_of(result) / "choices" / f"{name}.json").read_text())
-    return found
-
-
-def finding(result: RunResult, name: str) -> Mapping[str, Any]:
-    found: Mapping[str, Any] = next(one for one in result.summary["findings"] if one["name"] == name)
-    return found
 
 
 @pytest.mark.parametrize("model", MODELS)

@@ -3,47 +3,29 @@ confidence and steering; with few items, and every choice made anew."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Mapping
-from pathlib import Path
-from typing import Any
+from collections.abc import Mapping
 
 import pandas as pd
 import pytest
 
-import runner
 from runner import status
 from runner.config.check import check_experiment
 from runner.config.compose import compose
 from runner.job import RunResult
+from tests.ran import Ran, choice, folder_of, runs
 
 NAMES = (
     "refusal_direction", "refusal_cross_lingual", "refusal_scaling", "sycophancy", "confidence",
     "steering_sweep", "validation",
 )  # fmt: skip
 MODELS = ("organism", "llama_3_2_3b_instruct")
-FEW = ("limit=10", "quiet=true", "backend.threads=1")
-Ran = Callable[..., RunResult]
+FEW = ("limit=10",)
 
 
 @pytest.fixture(scope="module")
 def ran(tmp_path_factory: pytest.TempPathFactory) -> Ran:
-    """An experiment run with few items, once for all tests that look at it."""
-    done: dict[tuple[str, ...], RunResult] = {}
-
-    def run(*words: str) -> RunResult:
-        if words not in done:
-            name, *more = words
-            root = tmp_path_factory.mktemp(name)
-            done[words] = runner.run([f"+experiment={name}", *FEW, *more, f"output_root={root}"])
-        return done[words]
-
-    return run
-
-
-def folder_of(result: RunResult) -> Path:
-    assert result.folder is not None and result.status == status.DONE
-    return result.folder
+    """An experiment, run once for all tests that look at it."""
+    return runs(tmp_path_factory, *FEW)
 
 
 def trials(result: RunResult, stage: str) -> pd.DataFrame:
@@ -58,11 +40,6 @@ def trials(result: RunResult, stage: str) -> pd.DataFrame:
 def means(result: RunResult, stage: str, readout: str) -> Mapping[str, float]:
     """The mean of a readout by condition."""
     return trials(result, stage).groupby("condition")[readout].mean().to_dict()
-
-
-def choice(result: RunResult, name: str) -> Mapping[str, Any]:
-    found: Mapping[str, Any] = json.loads((folder_of(result) / "choices" / f"{name}.json").read_text())
-    return found
 
 
 def texts(result: RunResult, stage: str) -> pd.DataFrame:

@@ -3,10 +3,7 @@ on the way shows; with few items, and every choice made anew."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import pytest
@@ -17,6 +14,7 @@ from runner.config.check import check_experiment
 from runner.config.compose import compose
 from runner.config.sweeps import plan_jobs
 from runner.job import RunResult
+from tests.ran import Ran, choice, finding, folder_of, runs
 
 NAMES = ("logit_lens", "two_hop", "back_patching", "cross_patching", "patchscope", "knockout")
 MODELS = (
@@ -25,28 +23,12 @@ MODELS = (
     pytest.param("gemma_2_2b_it", marks=pytest.mark.slow),
 )
 LAYERS = range(9)
-Ran = Callable[..., RunResult]
 
 
 @pytest.fixture(scope="module")
 def ran(tmp_path_factory: pytest.TempPathFactory) -> Ran:
-    """An experiment run with few items, once for all tests that look at it."""
-    done: dict[tuple[str, ...], RunResult] = {}
-
-    def run(*words: str) -> RunResult:
-        if words not in done:
-            name, *more = words
-            root = tmp_path_factory.mktemp(name)
-            fixed = ("quiet=true", "backend.threads=1", f"output_root={root}")
-            done[words] = runner.run([f"+experiment={name}", *more, *fixed])
-        return done[words]
-
-    return run
-
-
-def folder_of(result: RunResult) -> Path:
-    assert result.folder is not None and result.status == status.DONE
-    return result.folder
+    """An experiment, run once for all tests that look at it."""
+    return runs(tmp_path_factory)
 
 
 def trials(result: RunResult, stage: str) -> pd.DataFrame:
@@ -60,16 +42,6 @@ def trials(result: RunResult, stage: str) -> pd.DataFrame:
 def by_layer(found: pd.DataFrame, name: str, readout: str) -> list[float]:
     """The mean of a readout at each layer of a grid over `state.layers`."""
     return [float(found[found["condition"] == f"{name}[state.layers={at}]"][readout].mean()) for at in LAYERS]
-
-
-def choice(result: RunResult, name: str) -> Mapping[str, Any]:
-    found: Mapping[str, Any] = json.loads((folder_of(result) / "choices" / f"{name}.json").read_text())
-    return found
-
-
-def finding(result: RunResult, name: str) -> Mapping[str, Any]:
-    found: Mapping[str, Any] = next(one for one in result.summary["findings"] if one["name"] == name)
-    return found
 
 
 def repaired(found: pd.DataFrame, grid: str) -> pd.Series:
