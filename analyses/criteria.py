@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-_BOUNDS = {
+BOUNDS = {
     "above": "above",
     "at_least": "at least",
     "below": "below",
@@ -69,7 +69,7 @@ class Criterion:
         """ "kl of ablate at most 0.1"."""
         subject = str(self.axis).rpartition(".")[2] if self.metric is None else self.metric.words
         limit = self.limit if isinstance(self.limit, str) else f"{self.limit:g}"
-        return f"{subject} {_BOUNDS[self.bound]} {limit}"
+        return f"{subject} {BOUNDS[self.bound]} {limit}"
 
     def holds(self, value: object, layers: int | None = None) -> bool:
         """Whether a value meets it; a list (`3+4`) does where each of its numbers does. False for an
@@ -122,9 +122,9 @@ class Objective:
 def read_criterion(given: Mapping[str, Any]) -> Criterion:
     """A criterion from plain data. Raises ValueError unless it has exactly one bound, and a readout or an
     axis."""
-    bounds = [name for name in _BOUNDS if given.get(name) is not None]
+    bounds = [name for name in BOUNDS if given.get(name) is not None]
     if len(bounds) != 1:
-        raise ValueError(f"{_told(given)}: expected exactly one of {', '.join(_BOUNDS)}, got {len(bounds)}")
+        raise ValueError(f"{_told(given)}: expected exactly one of {', '.join(BOUNDS)}, got {len(bounds)}")
     axis, readout = given.get("axis"), given.get("readout")
     if (axis is None) == (readout is None):
         raise ValueError(f"{_told(given)}: expected a readout (of a condition) or an axis")

@@ -10,23 +10,17 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from analyses.criteria import read_criterion, read_objective
 from runner import status
 from runner.config.check import Experiment, Stage, check_experiment
 from runner.config.compose import compose, config_folders, options
 from runner.config.errors import ConfigurationError, Problem, listed, suggestion
 from runner.config.spec import Spec
-from runner.config.stages.spec import CriterionSpec, ExtractStageSpec, ObjectiveSpec, SelectStageSpec
+from runner.config.stages.spec import ExtractStageSpec, SelectStageSpec
 from runner.config.stages.stand_ins import grid_cells, grid_names
 
 FORMATS = ("terminal", "mermaid")
 _GAP = 2  # columns between what stands side by side
-_BOUNDS = {
-    "above": "above",
-    "at_least": "at least",
-    "below": "below",
-    "at_most": "at most",
-    "equals": "equal to",
-}
 
 
 @dataclass(frozen=True)
@@ -136,30 +130,17 @@ def _extraction(body: ExtractStageSpec, spec: Spec) -> str:
 
 def rule_in_words(body: SelectStageSpec) -> str:
     """The rule of a choice as a phrase."""
-    wanted = [criterion_in_words(one) for one in (body.items or body.where)]
+    wanted = [read_criterion(one.model_dump()).words for one in (body.items or body.where)]
     where = f" where {'; '.join(wanted)}" if wanted else ""
     if body.items:
         return f"items{where}"
     if body.draw is not None:
         but = f", none of {body.but}" if body.but else ""
         return f"{body.draw} at random{but}{where}"
-    best, objective = ("lowest", body.lowest) if body.lowest is not None else ("highest", body.highest)
+    objective = read_objective(body.model_dump())
     assert objective is not None
     count = f"the {body.top} with the " if body.top > 1 else ""
-    return f"{count}{best} {_subject(objective)}{where}"
-
-
-def criterion_in_words(one: CriterionSpec) -> str:
-    """`kl of ablate at most 0.1`."""
-    bound = next(bound for bound in _BOUNDS if getattr(one, bound) is not None)
-    subject = one.axis if one.axis is not None else _subject(one)
-    value = getattr(one, bound)
-    return f"{subject} {_BOUNDS[bound]} {value if isinstance(value, str) else format(value, 'g')}"
-
-
-def _subject(one: CriterionSpec | ObjectiveSpec) -> str:
-    minus = f" - {one.minus}" if one.minus else ""
-    return f"{one.readout} of {one.of}{minus}" if one.of else str(one.readout)
+    return f"{count}{objective.words}{where}"
 
 
 def drawn(nodes: Sequence[Node], console: Console) -> Table:

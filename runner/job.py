@@ -21,10 +21,9 @@ from analyses.summary import write_summary
 from analyses.tables import Run
 from runner import status as codes
 from runner.config.check import Experiment, check_experiment, resolved_mapping
-from runner.config.compose import Composed, config_folders
+from runner.config.compose import Composed
 from runner.config.resolve import config_hash
 from runner.prepare import Prepared
-from runner.prompts.pairing import read_banks
 from runner.results.manifest import describe_run, now
 from runner.results.resume import CannotResume, Choice, changed_inputs, choose
 from runner.results.store import FINISHED, RunFolder, read_manifest
@@ -177,11 +176,10 @@ class _Job:
         old = read_manifest(self.folder.path)
         if old is None:
             return None
-        folders = config_folders(self.config_dir)
+        reader = self.composed.reader
         banks = {
             stage.name: {
-                name: (str(bank.path), bank.sha256)
-                for name, bank in read_banks(stage.spec.prompts, folders).items()
+                name: (str(bank.path), bank.sha256) for name, bank in reader.banks(stage.spec.prompts).items()
             }
             for stage in self.checked.stages
             if stage.spec is not None

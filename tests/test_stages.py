@@ -404,7 +404,7 @@ def test_graph_draws_what_flows_where(cli, tmp_path):
 def test_show_and_dry_run_tell_every_stage(cli, tmp_path):
     staged(tmp_path)
     shown = cli("show", "mine", "--config-dir", str(tmp_path)).out
-    assert "stage best (select): lowest refusal of ablate - baseline" in shown
+    assert "stage best (select): lowest refusal of ablate less that of baseline" in shown
     assert "shown with the first candidate in the place of what best will choose" in shown
     planned = run(cli, tmp_path, "dry_run=true")
     assert planned.status == status.DONE and "stage evaluate: measure" in planned.out
@@ -459,3 +459,13 @@ def test_the_lines_of_a_graph_never_break_however_narrow_the_screen(cli, tmp_pat
     drawn = said.out.splitlines()[1:]
     last = max(at for at, line in enumerate(drawn) if "●" in line)
     assert all(line[:1] in "●│├╰" or line[2:3] in "●│" for line in drawn[: last + 1]), said.out
+
+
+def test_items_that_were_kept_of_other_prompts_are_left_out_and_said(cli, tmp_path):
+    staged(tmp_path, {"stages/evaluate/items": "choice:agreed"})
+    said = run(cli, tmp_path)
+    assert said.status == status.DONE, said.out + said.err
+    sentence = "stage evaluate is left out: none of its items is one that choice:agreed has kept"
+    assert sentence in said.out
+    folder = tmp_path / "outputs" / "mine" / "v0001"
+    assert read(folder, "manifest.json")["stages"]["evaluate"]["status"] == "left_out"

@@ -10,7 +10,7 @@ from typing import Any
 
 from runner.config.errors import as_yaml, listed, suggestion
 from runner.config.layers import LayerError, resolve_layer, resolve_layers
-from runner.config.writes.values import KV_SITES, QUERY_SITES
+from runner.config.writes.widths import KV_SITES, QUERY_SITES
 
 Plain = str | int | float | bool
 AxisValue = Plain | list[Plain]

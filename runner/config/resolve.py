@@ -31,14 +31,13 @@ from runner.config.words import describe
 from runner.config.writes.features import SaeFeatures, resolve_features, unreached_values
 from runner.config.writes.rules import unread_words
 from runner.config.writes.values import (
-    KV_SITES,
-    QUERY_SITES,
     WordError,
     has_source,
     layer_named,
     resolve_value,
 )
 from runner.config.writes.weights import resolve_weights
+from runner.config.writes.widths import KV_SITES, QUERY_SITES
 from runner.keys import every_write
 
 # What may differ between two runs of one and the same experiment: where and how it is computed, not what.

@@ -37,10 +37,7 @@ def run_stages(experiment: Experiment, run: StagedRun, first: Prepared) -> None:
     for stage in experiment.stages:
         why = _left_out(stage, run)
         if why is not None:
-            run.sections[stage.name] = _section(stage, LEFT_OUT) | {"reason": why}
-            _forget(run, stage.name)
-            run.speaker.say(f"stage {stage.name} is left out: {why}", "yellow")
-            run.changed()
+            _leave_out(stage, run, why)
             continue
         body = stage.body
         if isinstance(body, SelectStageSpec):
@@ -59,7 +56,8 @@ def _measure(
 ) -> None:
     prepared = first if body is None or (fresh and not stage.needs) else _prepared(stage, body, run)
     if prepared.kept is not None and not prepared.items:
-        run.sections[stage.name] = _section(stage, LEFT_OUT) | {"reason": "none of its items was kept"}
+        assert body is not None
+        _leave_out(stage, run, f"none of its items is one that {body.items} has kept")
         return
     announce(run, stage.name, prepared, _section(stage, RUNNING) | _kept(prepared, body))
     run.tables[stage.name] = measure_stage(run, stage.name, prepared)
@@ -83,9 +81,7 @@ def _extract(stage: Stage, body: ExtractStageSpec, run: StagedRun, first: Prepar
             run.changed()
             artefact = extract_stage(run, stage.name, body, prepared)
     except NothingToExtract as error:
-        run.sections[stage.name] = _section(stage, LEFT_OUT) | {"reason": str(error)}
-        _forget(run, stage.name)
-        run.speaker.say(f"stage {stage.name} is left out: {error}", "yellow")
+        _leave_out(stage, run, str(error))
         return
     except ArtefactError as error:
         raise ConfigurationError([Problem("stages", f"stages.{stage.name}", str(error))]) from error
@@ -93,10 +89,13 @@ def _extract(stage: Stage, body: ExtractStageSpec, run: StagedRun, first: Prepar
     run.sections[stage.name]["status"] = DONE
 
 
-def _forget(run: StagedRun, name: str) -> None:
-    """Remove what a stage has given before a run was resumed, and no longer gives."""
+def _leave_out(stage: Stage, run: StagedRun, why: str) -> None:
+    """Record and say that a stage does not run. What it gave before the run was resumed goes."""
+    run.sections[stage.name] = _section(stage, LEFT_OUT) | {"reason": why}
+    run.speaker.say(f"stage {stage.name} is left out: {why}", "yellow")
+    run.changed()
     for folder, suffix in (("choices", ".json"), ("artefacts", ".json"), ("artefacts", ".safetensors")):
-        (run.folder.path / folder / f"{name}{suffix}").unlink(missing_ok=True)
+        (run.folder.path / folder / f"{stage.name}{suffix}").unlink(missing_ok=True)
 
 
 def _prepared(stage: Stage, body: MeasureStageSpec | ExtractStageSpec, run: StagedRun) -> Prepared:

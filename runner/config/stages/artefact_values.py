@@ -7,26 +7,18 @@ from pathlib import Path
 
 import numpy as np
 
-from backends.writes import LAYERLESS, Constant
+from backends.writes import LAYERLESS, MODULE_SITES, Constant
 from runner.config.errors import listed, suggestion
 from runner.config.layers import LayerError, resolve_layer, resolve_layers
-from runner.config.spec import ModelSpec, Spec, WriteSpec
+from runner.config.spec import Spec, WriteSpec
 from runner.config.stages.artefact_files import ArtefactError, digest_of, read_artefact
 from runner.config.stages.known import Artefact
 from runner.config.writes.vectors import Extracted, GroupedConstant, Undefined
+from runner.config.writes.widths import KV_SITES, QUERY_SITES, width_of
 
 # Sites whose rows all live in the residual stream's space, so that a direction of one means something in
 # another.
-RESIDUAL = (
-    "embed",
-    "resid_pre",
-    "resid_mid",
-    "resid_post",
-    "attn_out",
-    "attn_out_normed",
-    "mlp_out",
-    "mlp_out_normed",
-)
+RESIDUAL = tuple(site for site in MODULE_SITES if site not in (*QUERY_SITES, *KV_SITES, "logits"))
 _INDEX = re.compile(r"index:(-\d+)")
 
 
@@ -107,7 +99,7 @@ def _fits(artefact: Artefact, write: WriteSpec, spec: Spec) -> None:
             f"{write.site}; it "
             f"can be written at {listed(fitting)}"
         )
-    width = _width(write.site, spec.model)
+    width = width_of(write.site, spec.model)
     if artefact.width != width:
         raise ArtefactError(
             f"expected vectors of {width} numbers for {write.site}, the artefact '{artefact.name}' "
@@ -119,12 +111,6 @@ def _fits(artefact: Artefact, write: WriteSpec, spec: Spec) -> None:
             "and no "
             "activations to replace others by; extract it with norm: raw"
         )
-
-
-def _width(site: str, model: ModelSpec) -> int:
-    if site in ("k_proj", "v_proj"):
-        return model.kv_heads * model.head_width
-    return model.heads * model.head_width if site in ("q_proj", "head_z") else model.width
 
 
 def _position(artefact: Artefact, write: WriteSpec) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Any
 
+from analyses.criteria import BOUNDS
 from runner.config.errors import listed, suggestion
 from runner.config.layer_scales import scale_faults
 from runner.config.readouts.readout import all_columns, scalar_columns
@@ -31,7 +32,6 @@ from runner.prompts.pools import BankReader
 
 Key = tuple[str | int, ...]
 Fault = tuple[Key, str]
-BOUNDS = ("above", "at_least", "below", "at_most", "equals")
 _OF_CELLS = ("over", "where", "lowest", "highest", "draw", "but")
 _OF_PROMPTS = ("prompts", "split", "items", "n", "minus", "by")
 

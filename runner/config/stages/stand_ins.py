@@ -16,7 +16,7 @@ from runner.config.spec import Spec
 from runner.config.stages.choice_words import choice_named
 from runner.config.stages.known import Artefact, Chosen, Known, Plain
 from runner.config.stages.spec import AnyStage, ExtractStageSpec, SelectStageSpec
-from runner.config.writes.values import width_of
+from runner.config.writes.widths import width_of
 
 Key = tuple[str | int, ...]
 

@@ -10,17 +10,16 @@ import numpy as np
 from backends.writes import LAYERLESS, SELF, Constant, PromptSet, Value
 from runner.config.errors import listed, suggestion
 from runner.config.layers import LayerError, resolve_layer, resolve_layers
-from runner.config.spec import BankChoice, LayerItem, ModelSpec, PromptsSpec, Spec, WriteSpec
+from runner.config.spec import BankChoice, LayerItem, PromptsSpec, Spec, WriteSpec
 from runner.config.stages.artefact_files import ArtefactError
 from runner.config.stages.artefact_values import artefact_constant
 from runner.config.writes.vectors import VectorError, constant_of
+from runner.config.writes.widths import width_of
 
 DONOR = "donor"
 OTHER_DONOR = "other_donor"
 TARGETS = "targets"
 DONORS = "donors"
-QUERY_SITES = ("q_proj", "head_z", "attention_edge")
-KV_SITES = ("k_proj", "v_proj", "kv_cache")
 NO_VALUE = {
     "zero": "writes zeros",
     "scale": "multiplies what is there by alpha",
@@ -152,15 +151,6 @@ def resolve_value(write: WriteSpec, spec: Spec) -> Value:
     if write.op == "set_feature" and re.fullmatch(r"\d+(\.\d*)?", write.value):
         near = "; in quotes it is a text, without them a number"
     raise WordError(f"expected one of {listed(forms)}, got '{write.value}'{near}")
-
-
-def width_of(site: str, model: ModelSpec) -> int | None:
-    """Numbers in a row of a site's tensor; None where only the weights say."""
-    if site == "logits":
-        return model.vocabulary
-    if site in KV_SITES:
-        return model.kv_heads * model.head_width
-    return model.heads * model.head_width if site in QUERY_SITES else model.width
 
 
 def _number(write: WriteSpec, number: float) -> Value:
