@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from analyses.tables import Run
+    from analyses.tables.run import Run
     from runner.job import RunResult
 
 __all__ = ["load", "run"]
@@ -44,7 +44,7 @@ def load(run: str | Path) -> Run:
 
     Raises TableError in a sentence when there is no such run or it cannot be read.
     """
-    from analyses.tables import load_run
+    from analyses.tables.run import load_run
     from runner.results.find_run import find_run
 
     return load_run(find_run(str(run)))

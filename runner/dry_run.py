@@ -14,9 +14,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from analyses.power import minimal_detectable_effect
-from analyses.published import blocks, deltas
-from analyses.tables import TableError, load_run
+from analyses.published.recompute import blocks, deltas
+from analyses.statistics.power import minimal_detectable_effect
+from analyses.tables.run import TableError, load_run
 from runner import status
 from runner.config.check import Experiment
 from runner.config.resolve import Design, resolve

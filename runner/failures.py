@@ -13,7 +13,7 @@ from runner.config.errors import ConfigurationError
 def crash(error: Exception) -> int:
     """Report what ended a command: a sentence for what a user can act on (status 2), a traceback for a
     fault of ours."""
-    from analyses.tables import TableError
+    from analyses.tables.run import TableError
     from backends.contract import BackendError, OutOfMemory
     from runner.results.store import CannotWrite, StoreError
 

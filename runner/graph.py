@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from analyses.criteria import read_criterion, read_objective
+from analyses.choices.criteria import read_criterion, read_objective
 from runner import status
 from runner.config.check import Experiment, Stage, check_experiment
 from runner.config.compose import compose, config_folders, options

@@ -15,10 +15,10 @@ from rich.console import Console
 from rich.text import Text
 
 from analyses.figures import draw
-from analyses.gate import Gate
-from analyses.gates import blocking, unusable
-from analyses.summary import write_summary
-from analyses.tables import Run
+from analyses.gates.all_gates import blocking, unusable
+from analyses.gates.gate import Gate
+from analyses.summary.summary import write_summary
+from analyses.tables.run import Run
 from runner import status as codes
 from runner.config.check import Experiment, check_experiment, resolved_mapping
 from runner.config.compose import Composed

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from analyses.join import PLAN_SCHEMA
+from analyses.tables.join import PLAN_SCHEMA
 from backends.contract import Backend, BackendError, ModelInfo
 from backends.hub import fetch
 from backends.probes.kinds import faults

@@ -12,7 +12,7 @@ from typing import IO, Any
 from rich.console import Console
 from rich.text import Text
 
-from analyses.terminal import print_summary
+from analyses.summary.terminal import print_summary
 
 LOG_WIDTH = 110
 

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.text import Text
 
 from analyses.figures import draw_sweep
-from analyses.sweeps import SweepJob, print_sweep, write_sweep
+from analyses.summary.sweeps import SweepJob, print_sweep, write_sweep
 from runner import status
 from runner.config.errors import ConfigurationError
 from runner.config.sweeps import PlannedJob, Sweep

@@ -8,8 +8,8 @@ from typing import Any
 
 import pandas as pd
 
-from analyses.gate import Gate
-from analyses.gates import result_gates
+from analyses.gates.all_gates import result_gates
+from analyses.gates.gate import Gate
 
 N = 20
 SAMPLING = {"temperature": 0.8, "top_k": None, "top_p": None, "max_new_tokens": 10}

@@ -12,8 +12,8 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from analyses.join import PLAN_SCHEMA
-from analyses.tables import SCORES, Run
+from analyses.tables.join import PLAN_SCHEMA
+from analyses.tables.run import SCORES, Run
 
 N = 60
 EFFECTS = {"baseline": 0.0, "kv_only": 3.0, "transfer_l5": 3.0, "kv_plain": 0.0, "kv_self": 0.0}

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analyses.selection import select_cells
-from analyses.tables import Run
+from analyses.choices.selection import select_cells
+from analyses.tables.run import Run
 
 N = 40
 LAYERS = 9

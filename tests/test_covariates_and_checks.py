@@ -10,14 +10,14 @@ import pandas as pd
 import pytest
 import statsmodels.api as sm
 
-from analyses.checks import Check, checks
-from analyses.clusters import clustered_mean
-from analyses.contrasts import contrasts
-from analyses.covariates import adjust
-from analyses.markdown import to_markdown
-from analyses.pairs import Paired
-from analyses.summary import summarise
-from analyses.tables import Run
+from analyses.comparisons.checks import Check, checks
+from analyses.comparisons.contrasts import contrasts
+from analyses.comparisons.covariates import adjust
+from analyses.statistics.clusters import clustered_mean
+from analyses.summary.markdown import to_markdown
+from analyses.summary.summary import summarise
+from analyses.tables.pairs import Paired
+from analyses.tables.run import Run
 from tests.made_run import N, made_manifest, made_trials
 
 RNG = np.random.default_rng(7)

@@ -25,9 +25,9 @@ from analyses.figures.heatmap import heatmap
 from analyses.figures.scales import scale_of
 from analyses.figures.style import ABSENT, CONTROL, INK, Page, drawing
 from analyses.figures.subject import NotDrawn, Subject
-from analyses.findings import findings, read_choices
-from analyses.stages import stage_runs
-from analyses.tables import Run
+from analyses.findings.findings import findings, read_choices
+from analyses.tables.run import Run
+from analyses.tables.stages import stage_runs
 from tests.made_stages import AT, FROM, WORDS, N, condition, rows, section, staged, write
 
 HEAT = {"kind": "heatmap", "stage": "candidates", "of": ["ablate"], "readout": "refusal", "x": FROM, "y": AT}

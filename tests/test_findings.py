@@ -16,16 +16,16 @@ import pytest
 from rich.console import Console
 from scipy import stats
 
-from analyses.cells import axis_words
-from analyses.confounds import confounded_gates
-from analyses.cross_model import published
-from analyses.finding import Finding
-from analyses.findings import findings
-from analyses.join import PLAN_SCHEMA
-from analyses.proportions import mcnemar, newcombe, wilson
-from analyses.summary import summarise, write_summary
-from analyses.tables import Run, load_run
-from analyses.terminal import print_summary
+from analyses.findings.cross_model import published
+from analyses.findings.finding import Finding
+from analyses.findings.findings import findings
+from analyses.gates.confounds import confounded_gates
+from analyses.statistics.proportions import mcnemar, newcombe, wilson
+from analyses.summary.summary import summarise, write_summary
+from analyses.summary.terminal import print_summary
+from analyses.tables.cells import axis_words
+from analyses.tables.join import PLAN_SCHEMA
+from analyses.tables.run import Run, load_run
 from tests.gating import named
 from tests.made_run import RECEIPT
 from tests.made_stages import FROM, N, condition, rows, section, staged

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from analyses.gate import Gate
-from analyses.gates import all_gates, blocking, result_gates, unusable
+from analyses.gates.all_gates import all_gates, blocking, result_gates, unusable
+from analyses.gates.gate import Gate
 from tests.gating import (
     SAMPLING,
     N,

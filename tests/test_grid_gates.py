@@ -8,11 +8,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analyses.contrasts import contrasts
-from analyses.folding import fold_contrasts, fold_gates, large_grids
-from analyses.gates import result_gates
-from analyses.summary import summarise
-from analyses.tables import Run
+from analyses.comparisons.contrasts import contrasts
+from analyses.gates.all_gates import result_gates
+from analyses.summary.folding import fold_contrasts, fold_gates, large_grids
+from analyses.summary.summary import summarise
+from analyses.tables.run import Run
 from tests.gating import condition, manifest, named, probed, readout, table
 from tests.made_stages import FROM, section, staged
 from tests.made_stages import condition as stage_condition

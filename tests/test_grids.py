@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from analyses.summary import summarise
-from analyses.terminal import print_summary
+from analyses.summary.summary import summarise
+from analyses.summary.terminal import print_summary
 from runner.config.bodies import Cell, expand_contrasts
 from tests.configuring import body, design, faults
 from tests.made_run import made_run

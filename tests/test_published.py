@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from scipy import stats
 
-from analyses.published import blocks, contradictions, deltas, published_rows, shown
-from analyses.statistics import from_moments
+from analyses.published.recompute import blocks, contradictions, deltas, published_rows, shown
+from analyses.statistics.t_tests import from_moments
 
 
 def test_every_published_n300_figure_follows_from_its_integer_sums() -> None:

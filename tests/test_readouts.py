@@ -18,8 +18,8 @@ from tokenizers import Tokenizer as Made
 from tokenizers import decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from analyses.summary import summarise
-from analyses.tables import load_run, value_columns
+from analyses.summary.summary import summarise
+from analyses.tables.run import load_run, value_columns
 from backends.hub import fetch
 from backends.measures import Probe, ScoreRow
 from backends.positions import PositionError
@@ -560,7 +560,7 @@ def test_an_unfinished_run_keeps_its_lists(probed, tmp_path) -> None:
     """The plan joined with the segments of a run that still goes on."""
     manifest = json.loads((probed / "manifest.json").read_text())
     table = pq.read_table(probed / "trials.parquet")
-    from analyses.join import PLAN_SCHEMA
+    from analyses.tables.join import PLAN_SCHEMA
     from runner.results.resume import from_row
 
     held = {name: kind for each in manifest["readout"].values() for name, kind in each["columns"].items()}

@@ -9,10 +9,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analyses.criteria import read_criterion
-from analyses.selection import select_cells, select_items, select_rows
-from analyses.stages import stage_runs
-from analyses.tables import Run
+from analyses.choices.criteria import read_criterion
+from analyses.choices.selection import select_cells, select_items, select_rows
+from analyses.tables.run import Run
+from analyses.tables.stages import stage_runs
 
 LAYERS = 10
 FROM, AT = "dir.from_layer", "dir.from_positions"

@@ -19,11 +19,14 @@ from statsmodels.stats.power import TTestPower
 from statsmodels.stats.sandwich_covariance import cov_cluster, cov_cluster_2groups
 from statsmodels.stats.weightstats import ttost_paired
 
-from analyses.clusters import ClusteredMean, clustered_mean, in_words
-from analyses.contrasts import contrasts
-from analyses.pairs import donor_labels, pair, roles_read
-from analyses.power import detectable, minimal_detectable_effect
-from analyses.statistics import cohens_d, describe, from_moments, holm, paired_t, tost, unpaired_t
+from analyses.comparisons.contrasts import contrasts
+from analyses.statistics.clusters import ClusteredMean, clustered_mean, in_words
+from analyses.statistics.corrections import holm
+from analyses.statistics.describe import describe
+from analyses.statistics.equivalence import tost
+from analyses.statistics.power import detectable, minimal_detectable_effect
+from analyses.statistics.t_tests import cohens_d, from_moments, paired_t, unpaired_t
+from analyses.tables.pairs import donor_labels, pair, roles_read
 
 
 def crossed(

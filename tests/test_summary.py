@@ -13,12 +13,12 @@ import pytest
 from rich.console import Console
 from scipy import stats
 
-from analyses.contrasts import contrasts
-from analyses.markdown import to_markdown
-from analyses.pairs import pair
-from analyses.summary import summarise, write_summary
-from analyses.tables import Run, load_run, value_columns
-from analyses.terminal import print_summary
+from analyses.comparisons.contrasts import contrasts
+from analyses.summary.markdown import to_markdown
+from analyses.summary.summary import summarise, write_summary
+from analyses.summary.terminal import print_summary
+from analyses.tables.pairs import pair
+from analyses.tables.run import Run, load_run, value_columns
 from analyses.wording import figure, in_column, p_value, share, together
 from tests.made_run import EFFECTS, N, made_manifest, made_run, made_trials, save
 

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 
 import runner
-from analyses.sweeps import SweepJob, concatenated, print_sweep, sweep_rows
+from analyses.summary.sweeps import SweepJob, concatenated, print_sweep, sweep_rows
 from runner import status
 from runner.command import new_console
 from runner.config.errors import ConfigurationError

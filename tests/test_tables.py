@@ -10,9 +10,9 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
-from analyses.summary import summarise, write_summary
-from analyses.tables import TableError, load_run
-from analyses.terminal import print_summary
+from analyses.summary.summary import summarise, write_summary
+from analyses.summary.terminal import print_summary
+from analyses.tables.run import TableError, load_run
 from tests.made_run import made_manifest, made_trials, save, save_running
 
 

@@ -12,14 +12,14 @@ import pytest
 import statsmodels.api as sm
 from rich.console import Console
 
-from analyses.clusters import cluster_variance, clustered_mean
-from analyses.markdown import to_markdown
-from analyses.pairs import pair
-from analyses.repeats import by_repeat
-from analyses.summary import summarise
-from analyses.tables import Run
-from analyses.terminal import print_summary
-from analyses.trends import slope, trends
+from analyses.comparisons.repeats import by_repeat
+from analyses.comparisons.trends import slope, trends
+from analyses.statistics.clusters import cluster_variance, clustered_mean
+from analyses.summary.markdown import to_markdown
+from analyses.summary.summary import summarise
+from analyses.summary.terminal import print_summary
+from analyses.tables.pairs import pair
+from analyses.tables.run import Run
 from tests.made_run import made_manifest, made_trials
 
 DOSES = ("low", "middle", "high")

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from analyses.gate import Gate
-from analyses.gates import blocking, result_gates
+from analyses.gates.all_gates import blocking, result_gates
+from analyses.gates.gate import Gate
 from tests.gating import N, condition, gates_of, manifest, named, receipt, rows, table, write
 
 

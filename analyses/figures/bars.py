@@ -24,7 +24,7 @@ from analyses.figures.style import (
     columns_for,
 )
 from analyses.figures.subject import NotDrawn, Shown, Subject
-from analyses.measured_finding import Estimate
+from analyses.findings.measured import Estimate
 from analyses.wording import count, figure
 
 _ROW, _LETTERS = 0.3, 30  # inches of a bar; letters in a line of its label

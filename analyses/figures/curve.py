@@ -11,7 +11,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from analyses.cells import axis_key, axis_named
 from analyses.figures.scales import (
     alpha_units,
     is_rank,
@@ -38,7 +37,8 @@ from analyses.figures.style import (
     ticks,
 )
 from analyses.figures.subject import NotDrawn, Role, Shown, Subject
-from analyses.measured_finding import Estimate
+from analyses.findings.measured import Estimate
+from analyses.tables.cells import axis_key, axis_named
 
 _PER_ROW, _PANEL = 4, 1.9
 _MARKED = 14  # points of a line that are marked one by one

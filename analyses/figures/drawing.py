@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from analyses.figures.subject import NotDrawn, Subject
-from analyses.findings import read_choices
-from analyses.measured_finding import NoFinding
-from analyses.stages import flat_name, left_out, sections, stage_runs
-from analyses.tables import Run
+from analyses.findings.findings import read_choices
+from analyses.findings.measured import NoFinding
+from analyses.tables.run import Run
+from analyses.tables.stages import flat_name, left_out, sections, stage_runs
 from analyses.wording import listed
 
 

@@ -9,9 +9,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from analyses.cells import UNIT, values_of
 from analyses.figures.scales import Scale
 from analyses.figures.subject import NotDrawn, Shown, Subject, same_cell
+from analyses.tables.cells import UNIT, values_of
 
 
 @dataclass(frozen=True)

@@ -12,12 +12,12 @@ from matplotlib.colors import Normalize, TwoSlopeNorm
 from matplotlib.patches import Rectangle
 from matplotlib.spines import Spine
 
-from analyses.cells import Axes as Cell
-from analyses.cells import axis_key, axis_named
 from analyses.figures.heat import Heat, heat
 from analyses.figures.scales import Scale, alpha_units, is_share, readout_label, scale_of
 from analyses.figures.style import ABSENT, COLUMN, INK, PAGE, Page, blank, fitted, inches
 from analyses.figures.subject import NotDrawn, Shown, Subject
+from analyses.tables.cells import Axes as Cell
+from analyses.tables.cells import axis_key, axis_named
 
 _CELL, _SIDE, _BELOW = 0.3, 1.3, 0.75  # inches: a cell, and what labels and colour bar need
 

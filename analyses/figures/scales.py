@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from analyses.cells import axis_key
 from analyses.figures.subject import Shown, Subject, is_number
+from analyses.tables.cells import axis_key
 from analyses.wording import listed
 
 MINUS = "\N{MINUS SIGN}"

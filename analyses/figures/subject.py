@@ -9,11 +9,11 @@ from typing import Any, Literal
 
 import pandas as pd
 
-from analyses.cells import Axes, axis_key, axis_named, cells_of, grids_of
-from analyses.columns import RECEIPTS
-from analyses.cross_model import published
-from analyses.measured_finding import Estimate, NoFinding, measure
-from analyses.tables import Run
+from analyses.findings.cross_model import published
+from analyses.findings.measured import Estimate, NoFinding, measure
+from analyses.tables.cells import Axes, axis_key, axis_named, cells_of, grids_of
+from analyses.tables.columns import RECEIPTS
+from analyses.tables.run import Run
 from analyses.wording import count, listed, plural
 
 Role = Literal["treatment", "control", "reference"]

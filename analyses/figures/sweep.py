@@ -12,7 +12,6 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
-from analyses.cross_model import published
 from analyses.figures.style import (
     COLOURS,
     COLUMN,
@@ -27,6 +26,7 @@ from analyses.figures.style import (
     legend,
 )
 from analyses.figures.subject import NotDrawn, is_number
+from analyses.findings.cross_model import published
 from analyses.wording import plural
 
 _PUBLISHED_LAYERS = "two_hop.{model}.layers"  # L of the models of the published figures

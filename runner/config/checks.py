@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from analyses.columns import LENGTHS
+from analyses.tables.columns import LENGTHS
 from runner.config.errors import listed, suggestion
 from runner.config.layers import LayerError
 from runner.config.readouts.readout import (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from analyses.criteria import as_numbers
+from analyses.choices.criteria import as_numbers
 from runner.config.errors import listed
 from runner.config.spec import Spec
 from runner.config.stages.spec import CriterionSpec, ExtractStageSpec, SelectStageSpec

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from analyses.tables import TableError
+from analyses.tables.run import TableError
 from runner.config.errors import suggestion
 from runner.results.store import versions
 

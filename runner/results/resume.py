@@ -9,7 +9,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from analyses.join import RECEIPT_COLUMNS
+from analyses.tables.join import RECEIPT_COLUMNS
 from runner.config.readouts.readout import Readout
 from runner.config.resolve import NOT_HASHED, NOT_HASHED_BACKEND
 from runner.plan import Trial

@@ -6,7 +6,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from analyses.join import join
+from analyses.tables.join import join
 from runner.execute import Executor
 from runner.factors import factors
 from runner.plan_gates import plan_gates

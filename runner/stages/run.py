@@ -9,7 +9,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from analyses.join import PLAN_SCHEMA, join
+from analyses.tables.join import PLAN_SCHEMA, join
 from runner.config.compose import Composed
 from runner.config.stages.known import NOTHING, Known
 from runner.prepare import Prepared

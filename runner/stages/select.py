@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from analyses.selection import Selection, select_cells, select_items, select_rows
+from analyses.choices.selection import Selection, select_cells, select_items, select_rows
 from runner.config.stages.known import Chosen
 from runner.config.stages.spec import SelectStageSpec
 from runner.results.store import atomic_write

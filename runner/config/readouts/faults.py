@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from analyses.columns import GRID, NUMBER, STRUCTURE
+from analyses.tables.columns import GRID, NUMBER, STRUCTURE
 from backends.positions import PositionError
 from backends.probes import kinds as probe_kinds
 from runner.config.errors import listed, suggestion

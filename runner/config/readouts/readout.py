@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import cast, get_args
 
-from analyses.columns import INTEGERS, NUMBER, NUMBERS
+from analyses.tables.columns import INTEGERS, NUMBER, NUMBERS
 from backends.measures import Probe, ProbeKind, Scope
 from backends.probes import kinds as probe_kinds
 from runner.config.errors import listed, suggestion

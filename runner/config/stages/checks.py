@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Any
 
-from analyses.criteria import BOUNDS
+from analyses.choices.criteria import BOUNDS
 from runner.config.errors import listed, suggestion
 from runner.config.layer_scales import scale_faults
 from runner.config.readouts.readout import all_columns, scalar_columns

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Mapping, Sequence
 
-from analyses.criteria import BOUNDS
-from analyses.cross_model import published
+from analyses.choices.criteria import BOUNDS
+from analyses.findings.cross_model import published
 from runner.config.errors import listed, suggestion
 from runner.config.readouts.readout import all_columns, scalar_columns
 from runner.config.spec import Spec

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from analyses.columns import NUMBER
+from analyses.tables.columns import NUMBER
 from runner.config.errors import ConfigurationError
 from runner.config.readouts.readout import all_columns
 from runner.config.spec import ReadoutSpec, Spec

@@ -1,0 +1,1 @@
+"""What a select stage takes, by which rule, and what chance alone would pass."""

@@ -1,0 +1,1 @@
+"""What is compared: the declared contrasts, trends, repeats and checks."""

@@ -1,0 +1,1 @@
+"""The figures that an experiment is for: computed, and told."""

@@ -1,0 +1,1 @@
+"""Published figures, and whether they follow from what is behind them."""

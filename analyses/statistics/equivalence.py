@@ -1,0 +1,40 @@
+"""Whether a mean is shown to be within a margin of 0."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from scipy import stats
+
+from analyses.statistics.clusters import ClusteredMean
+
+
+@dataclass(frozen=True)
+class Equivalence:
+    """Two one-sided tests of |mean| < margin; `p` is the larger of the two, `passes` compares p with alpha
+    before any correction. The interval has confidence 1 - 2 alpha: it lies within the margin exactly where
+    p < alpha."""
+
+    margin: float
+    alpha: float
+    p: float | None
+    ci_low: float | None
+    ci_high: float | None
+    passes: bool | None
+    note: str
+
+
+def tost(mean: ClusteredMean, margin: float, alpha: float = 0.05) -> Equivalence:
+    """Two one-sided tests that the mean lies within +-margin, with the clustered standard error and df.
+
+    Raises ValueError for a margin that is not positive. Source: Schuirmann (1987).
+    """
+    if not margin > 0:
+        raise ValueError(f"margin: expected a positive number, got {margin}")
+    if mean.mean is None or mean.se is None or mean.df is None:
+        return Equivalence(margin, alpha, None, None, None, None, mean.note)
+    above = float(stats.t.sf((mean.mean + margin) / mean.se, mean.df))
+    below = float(stats.t.cdf((mean.mean - margin) / mean.se, mean.df))
+    p = max(above, below)
+    half = float(stats.t.ppf(1 - alpha, mean.df)) * mean.se
+    return Equivalence(margin, alpha, p, mean.mean - half, mean.mean + half, p < alpha, "")

@@ -1,0 +1,1 @@
+"""Which rows a results folder holds, and how they are paired."""
