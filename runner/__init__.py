@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from analyses.tables.run import Run
+    from analyses.runs.notebook import LoadedRun
     from runner.job import RunResult
 
 __all__ = ["load", "run"]
@@ -39,12 +39,17 @@ def run(overrides: Sequence[str], config_dir: str | Path | None = None) -> RunRe
     return run_job(composed, Console(), command, folder)
 
 
-def load(run: str | Path) -> Run:
-    """A finished or running run as data frames. run: a path, `name` (its newest version) or `name/v0003`.
+def load(run: str | Path, output_root: str | Path = "outputs") -> LoadedRun:
+    """A finished or running run for notebooks. run: a path, `name` (its newest version) or `name/v0003`.
 
-    Raises TableError in a sentence when there is no such run or it cannot be read.
+    It has `trials`, `manifest`, `summary`, `conditions`, `contrasts`, `exploratory`, `receipts`, `gates` and
+    `findings` (data frames, but for the manifest and the summary), `paired(a, b, column)`, `artefact(name)`
+    and `choice(name)`. Needs neither the model nor torch. Raises TableError in a sentence when there is no
+    such run or it cannot be read.
     """
-    from analyses.tables.run import load_run
+    from pathlib import Path
+
+    from analyses.runs.notebook import load as load_folder
     from runner.results.find_run import find_run
 
-    return load_run(find_run(str(run)))
+    return load_folder(find_run(str(run), Path(output_root)))

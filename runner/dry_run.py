@@ -8,15 +8,14 @@ from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
-import pandas as pd
 from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from analyses.published.recompute import blocks, deltas
-from analyses.statistics.power import minimal_detectable_effect
-from analyses.tables.run import TableError, load_run
+from analyses.statistics.clusters import in_words
+from analyses.tables.pairs import EQUIVALENCE
+from analyses.wording import figure
 from runner import status
 from runner.config.check import Experiment
 from runner.config.resolve import Design, resolve
@@ -25,14 +24,14 @@ from runner.execute import passes
 from runner.graph import nodes_of, stands_in
 from runner.plan import Trial
 from runner.plan_gates import plan_gates
+from runner.power_before import power_before
 from runner.prepare import Prepared, prepare
 from runner.results.store import versions
 from runner.schedule import batches
 
-CORRELATIONS = (0.0, 0.1, 0.2)
 PROBE_TOKENS = 12
 REASONS = 8  # why trials are invalid, the most frequent first
-ENOUGH = 30  # pairs from which a standard deviation is taken
+MOST_POWER = 20  # contrasts of the table of power
 
 
 def dry_run(experiment: Experiment, console: Console, config_dir: Path | None, output_root: Path) -> int:
@@ -102,7 +101,7 @@ def _stage(
         table.add_row("invalid", f"{rest:,}: {len(invalid) - REASONS} other reasons")
     console.print(table)
     if not staged:
-        _print_detectable(prepared, console, output_root)
+        _print_power(prepared, console, output_root)
 
 
 def _distinct(prepared: Prepared) -> str:
@@ -162,58 +161,33 @@ def _longest_batch(prepared: Prepared, trials: list[Trial]) -> list[Trial]:
     return max(every, key=len)
 
 
-def _print_detectable(prepared: Prepared, console: Console, output_root: Path) -> None:
+def _print_power(prepared: Prepared, console: Console, output_root: Path) -> None:
     design = prepared.design
-    found = _sd(design, output_root)
-    if found is None or len(prepared.items) < 3:
-        console.print("\nno standard deviation is known for this readout yet: no minimal detectable effect")
+    found = power_before(design, prepared.plan, versions(output_root / design.name))
+    if found is None:
         return
-    sd, source = found
-    donors = list(Counter(item.donor.id for item in prepared.items).values())
-    targets = list(Counter(item.target.id for item in prepared.items).values())
+    unit = f"difference in {design.contrasts.primary}" if found["sd"] is not None else "difference in sd"
     table = Table(
-        box=box.SIMPLE_HEAD, title_justify="left", title="minimal detectable effect, 80% power, alpha 0.05"
+        box=box.SIMPLE_HEAD,
+        title_justify="left",
+        title=f"minimal detectable effect, 80% power, alpha {found['alpha']:g} / {found['family']:,}",
     )
-    table.add_column("intra-cluster correlation (donor and target each)")
-    table.add_column(f"difference in {design.contrasts.primary}", justify="right")
-    for correlation in CORRELATIONS:
-        clustered = correlation > 0 and len(donors) > 1 and len(targets) > 1
-        effect = minimal_detectable_effect(
-            sd,
-            len(prepared.items),
-            icc=(correlation, correlation) if clustered else (),
-            cluster_sizes=(donors, targets) if clustered else (),
+    table.add_column("contrast", overflow="fold", min_width=14, max_width=46)
+    for head in ("pairs", "clusters", "sd", unit):
+        table.add_column(head, justify="right", overflow="fold")
+    for row in found["rows"][:MOST_POWER]:
+        kind = ", margin" if row["kind"] == EQUIVALENCE else ""
+        table.add_row(
+            Text(f"{row['condition']} - {row['against']}{kind}"),
+            f"{row['n']:,}",
+            in_words(row["clusters"]),
+            "unknown" if row["sd"] is None else figure(row["sd"]),
+            "no test" if row["detectable"] is None else figure(row["detectable"]),
         )
-        table.add_row(f"{correlation:g}", f"{effect:.2f}")
     console.print()
     console.print(table)
-    console.print(f"standard deviation of the paired difference: {sd:.2f}, from {source}", style="dim")
-
-
-def _sd(design: Design, output_root: Path) -> tuple[float, str] | None:
-    """The standard deviation of paired differences against the baseline: from the newest run of this
-    experiment, else as published; the largest over its conditions."""
-    primary, baseline = design.contrasts.primary, design.contrasts.baseline
-    for path in reversed(versions(output_root / design.name)):
-        try:
-            trials = load_run(path).trials
-        except TableError:
-            continue  # a version that cannot be read yet is no source; the next older one may be
-        if primary not in trials.columns:
-            continue
-        valid = trials[trials["status"] == "ok"]
-        wide = valid.pivot_table(index=["item", "repeat"], columns="condition", values=primary)
-        if baseline not in wide.columns:
-            continue
-        differences = wide.drop(columns=baseline).sub(wide[baseline], axis=0)
-        spread = differences.std(ddof=1)[differences.count() >= ENOUGH]
-        largest = spread.max()
-        if pd.notna(largest) and largest > 0:
-            arm = spread.idxmax()
-            return float(largest), f"{path} ({arm} against {baseline}, {differences[arm].count()} pairs)"
-    block = design.published
-    if block is not None and block in blocks() and primary == "score":
-        published = deltas(block)
-        sd, arm = max((test.sd, name) for name, test in published.items() if test.sd is not None)
-        return sd, f"the published {block} experiment ({arm} against baseline)"
-    return None
+    if found["family"] > MOST_POWER:
+        console.print(f"and {found['family'] - min(MOST_POWER, len(found['rows'])):,} more", style="dim")
+    console.print(Text(found["sentence"], style="dim"))
+    for sentence in found["warnings"]:
+        console.print(Text(sentence, style="yellow"))

@@ -11,6 +11,7 @@ from typing import Any
 
 import pyarrow as pa
 import yaml
+from pydantic import BaseModel
 from rich.console import Console
 from rich.text import Text
 
@@ -153,9 +154,16 @@ class _Job:
         if self.checked.staged:
             name = self.checked.spec.experiment.name
             manifest["experiment"] = {"name": name, "question": self.checked_question()}
-        for part, found in (("findings", self.checked.findings), ("figures", self.checked.figures)):
+        declared: Mapping[str, Mapping[str, BaseModel]] = {
+            "findings": self.checked.findings,
+            "figures": self.checked.figures,
+            "analyses": self.checked.analyses,
+        }
+        for part, found in declared.items():
             if found:
-                manifest[part] = {key: one.model_dump(mode="json") for key, one in found.items()}
+                manifest[part] = {
+                    key: one.model_dump(mode="json", by_alias=True) for key, one in found.items()
+                }
         return manifest
 
     def _write_manifest(self, run: StagedRun) -> None:
@@ -237,18 +245,28 @@ class _Job:
         summary = write_summary(analysed)
         manifest["exit_status"] = status = self._status(summary["gates"], manifest["counts"])
         self._write_manifest(run)
-        drawn = draw(analysed)
         if not failed:
             self.folder.clear()
         self.speaker.show(summary)
-        for sentence in drawn.skipped.values():
-            self.speaker.say(sentence, "yellow")
-        if drawn.captions:
-            self.speaker.say(f"figures: {', '.join(drawn.captions)} in {self.folder.path / 'figures'}")
+        self._picture(analysed, summary)
         if failed:
             self.speaker.say(f"{failed} trials failed; resume=true tries them again", "red")
         self.speaker.say(f"results: {self.folder.path}")
         return RunResult(status, self.folder.path, summary)
+
+    def _picture(self, run: Run, summary: Mapping[str, Any]) -> None:
+        """Draw the figures and write the report; of `report: false` what the experiment declares alone. The
+        results are safe by now, and `patchbay report` makes both anew."""
+        wanted = self.checked.spec.report
+        drawn = draw(run, summary, automatic=wanted)
+        for sentence in drawn.skipped.values():
+            self.speaker.say(sentence, "yellow")
+        if drawn.captions:
+            self.speaker.say(f"figures: {', '.join(drawn.captions)} in {run.folder / 'figures'}")
+        if wanted:
+            from analyses.report.report import write_report
+
+            self.speaker.say(f"report: {write_report(run, summary, drawn)}")
 
     def _status(self, gates: Sequence[Mapping[str, str]], counted: Mapping[str, int]) -> int:
         found = [Gate(**{key: value for key, value in gate.items() if key != "stage"}) for gate in gates]

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.text import Text
 
 from analyses.figures import draw_sweep
+from analyses.report.sweep_page import write_sweep_report
 from analyses.summary.sweeps import SweepJob, print_sweep, write_sweep
 from runner import status
 from runner.config.errors import ConfigurationError
@@ -63,7 +64,15 @@ def _combine(sweep: Sweep, jobs: Sequence[SweepJob], console: Console) -> Path |
     if drawn.captions:
         console.print(Text(f"figures: {', '.join(drawn.captions)} in {folder / 'figures'}"))
     console.print(Text(f"combined table: {folder}"))
+    if _reported(sweep):
+        console.print(Text(f"report: {write_sweep_report(folder, jobs, drawn)}"))
     return folder
+
+
+def _reported(sweep: Sweep) -> bool:
+    """Whether the sweep is to have a page: unless its first job says `report=false`."""
+    composed = next((job.composed for job in sweep.jobs if job.composed is not None), None)
+    return composed is None or composed.mapping.get("report") is not False
 
 
 def _new_folder(sweeps: Path) -> Path:

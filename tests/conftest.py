@@ -44,7 +44,7 @@ def cli(
     return run
 
 
-SMALL = ("limit=6", "sampling.max_new_tokens=20", "quiet=true")
+SMALL = ("limit=6", "sampling.max_new_tokens=20", "quiet=true", "report=false")
 
 
 def table(folder: Path) -> pd.DataFrame:

@@ -25,7 +25,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory, *fixed: str) -> Ran:
         if words not in done:
             name, *more = words
             root = tmp_path_factory.mktemp(name)
-            usual = ("quiet=true", "backend.threads=1", f"output_root={root}")
+            usual = ("quiet=true", "report=false", "backend.threads=1", f"output_root={root}")
             done[words] = runner.run([f"+experiment={name}", *fixed, *more, *usual])
         return done[words]
 

@@ -211,7 +211,7 @@ def test_the_stages_find_the_planted_head_what_it_writes_and_the_direction_that_
 ) -> None:
     model = planted_folder(tmp_path / "model")
     result = runner.run(
-        ["+experiment=find_head", f"model.path={model}", "model.name=planted", "quiet=true",
+        ["+experiment=find_head", f"model.path={model}", "model.name=planted", "quiet=true", "report=false",
          "backend.threads=1", f"output_root={tmp_path / 'out'}"],
         planted_experiment(tmp_path / "conf"),
     )  # fmt: skip

@@ -207,7 +207,7 @@ def test_the_state_of_a_one_hop_question_is_as_good_as_its_own_where_the_bridge_
 
 
 def test_the_scaling_study_runs_the_lens_in_each_model_and_compares_them(tmp_path: Path) -> None:
-    words = ["+experiment=two_hop_scaling", "limit=24", "quiet=true", "backend.threads=1"]
+    words = ["+experiment=two_hop_scaling", "limit=24", "quiet=true", "report=false", "backend.threads=1"]
     result = runner.run([*words, f"output_root={tmp_path}"])
     assert result.status == status.DONE
     found = pd.read_csv(tmp_path / "two_hop_scaling" / "sweeps" / "s0001" / "table.csv")

@@ -27,7 +27,7 @@ EXPERIMENTS = sorted(
     if not {"stages", "sweep"} & set(yaml.safe_load(path.read_text(encoding="utf-8")))
 )
 MODELS = ("organism", "mistral_7b_instruct_v0_2")
-FEW = ("limit=6", "sampling.max_new_tokens=20", "quiet=true", "backend.threads=1")
+FEW = ("limit=6", "sampling.max_new_tokens=20", "quiet=true", "report=false", "backend.threads=1")
 LAYERS = (5, 18, 25, 27)
 Ran = Callable[[str], RunResult]
 

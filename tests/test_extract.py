@@ -103,7 +103,7 @@ def done(cli, tmp_path) -> Path:
     (tmp_path / "experiment").mkdir()
     text = yaml.safe_dump(BODY, sort_keys=False)
     (tmp_path / "experiment" / "heads.yaml").write_text(f"# @package _global_\n{text}", encoding="utf-8")
-    said = cli("+experiment=heads", "--config-dir", str(tmp_path), "quiet=true")
+    said = cli("+experiment=heads", "--config-dir", str(tmp_path), "quiet=true", "report=false")
     assert said.status == status.DONE, said.out + said.err
     return tmp_path / "outputs" / "heads" / "v0001"
 
@@ -151,6 +151,6 @@ def test_a_choice_that_names_no_heads_is_refused(cli, tmp_path):
     (tmp_path / "experiment").mkdir()
     text = yaml.safe_dump(body, sort_keys=False)
     (tmp_path / "experiment" / "heads.yaml").write_text(f"# @package _global_\n{text}", encoding="utf-8")
-    said = cli("+experiment=heads", "--config-dir", str(tmp_path), "quiet=true")
+    said = cli("+experiment=heads", "--config-dir", str(tmp_path), "quiet=true", "report=false")
     assert said.status == status.CONFIGURATION
     assert "expected a choice over layers and heads" in said.err

@@ -22,8 +22,9 @@ from analyses.figures.bars import bars
 from analyses.figures.curve import curve, layers
 from analyses.figures.heat import heat
 from analyses.figures.heatmap import heatmap
+from analyses.figures.palette import ABSENT, CONTROL, INK
 from analyses.figures.scales import scale_of
-from analyses.figures.style import ABSENT, CONTROL, INK, Page, drawing
+from analyses.figures.style import Page, drawing
 from analyses.figures.subject import NotDrawn, Subject
 from analyses.findings.findings import findings, read_choices
 from analyses.tables.run import Run

@@ -112,7 +112,15 @@ def test_hash_ignores_where_and_how_but_not_what() -> None:
         return config_hash(resolved_mapping(compose([KV_ONLY, *overrides])))
 
     base = hashed()
-    aside = ("resume=true", "output_root=x", "profile=true", "quiet=true", "dry_run=true", "allow_inert=true")
+    aside = (
+        "resume=true",
+        "output_root=x",
+        "profile=true",
+        "quiet=true",
+        "report=false",
+        "dry_run=true",
+        "allow_inert=true",
+    )
     assert hashed(*aside, "backend.memory_budget=1GiB", "backend.max_rows=4", "backend.threads=1") == base
     for change in (
         "limit=5",

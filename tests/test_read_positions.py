@@ -21,7 +21,7 @@ from runner.prepare import Prepared, prepare
 from tests.configuring import design, faults
 from tests.test_readouts import mine
 
-FEW = ("quiet=true", "backend.threads=1")
+FEW = ("quiet=true", "report=false", "backend.threads=1")
 BRIDGE = "role:hop_1.last"
 TARGETS = """
 prompts:

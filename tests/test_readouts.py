@@ -38,7 +38,7 @@ from runner.prompts.pairing import Item
 from tests.configuring import design, faults
 
 HEAD = "# @package _global_\n# ?\n"
-FEW = ("quiet=true", "backend.threads=1")
+FEW = ("quiet=true", "report=false", "backend.threads=1")
 TWO_HOP = """
 prompts:
   name: two_hop

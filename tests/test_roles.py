@@ -456,7 +456,9 @@ def test_a_write_at_a_role_is_the_write_at_its_index(cli: Any, tmp_path: Path) -
         )
     )
     folder = folder_of(tmp_path, targets, donors, words)
-    said = cli("+experiment=spans", "--config-dir", str(folder), "quiet=true", "allow_inert=true")
+    said = cli(
+        "+experiment=spans", "--config-dir", str(folder), "quiet=true", "report=false", "allow_inert=true"
+    )
     assert said.status == status.DONE, said.err
     found = trials(tmp_path).set_index(["condition", "item"])
     for site in ("resid_pre", "kv_cache"):
@@ -476,7 +478,7 @@ def test_prompts_without_the_role_are_counted_invalid(cli: Any, tmp_path: Path) 
     ]
     donors = [marked(f"d{i}", WORDS[9 + i : 17 + i], e1=(i, i + 1)) for i in range(3)]
     folder = folder_of(tmp_path, targets, donors, condition("a", positions="role:e1"))
-    said = cli("+experiment=spans", "--config-dir", str(folder), "quiet=true")
+    said = cli("+experiment=spans", "--config-dir", str(folder), "quiet=true", "report=false")
     found = trials(tmp_path)
     assert set(found["split"]) == {"test"}
     treated = found[found["condition"] == "a"].set_index("target")

@@ -115,7 +115,7 @@ def test_an_outsider_can_replay_a_trial_from_its_row(cli, tmp_path):
 
 
 def test_donor_kv_moves_the_style_and_own_kv_is_a_noop(cli, tmp_path):
-    said = cli(KV_ONLY, "limit=60", "quiet=true")
+    said = cli(KV_ONLY, "limit=60", "quiet=true", "report=false")
     assert said.status == status.DONE
     found = pd.read_parquet(version(tmp_path, "n300_kv_only") / "trials.parquet")
     means = found.groupby("condition")["score"].mean()
@@ -214,7 +214,7 @@ def wait_for_results(folder: Path, process: subprocess.Popen) -> None:
     )
 
 
-INTERRUPTIBLE = ("limit=12", "sampling.max_new_tokens=20", "quiet=true", "backend.max_rows=4")
+INTERRUPTIBLE = ("limit=12", "sampling.max_new_tokens=20", "quiet=true", "report=false", "backend.max_rows=4")
 
 
 @pytest.fixture(scope="module")
@@ -308,7 +308,7 @@ def test_something_in_the_way_of_a_version_is_passed_over(cli, tmp_path):
     (tmp_path / "outputs" / "n300_kv_only").mkdir(parents=True)
     (tmp_path / "outputs" / "n300_kv_only" / "v0001").touch()
     (tmp_path / "outputs" / "n300_kv_only" / "v0002").symlink_to(tmp_path / "nowhere")
-    assert cli(KV_ONLY, "limit=1", "quiet=true").status == status.DONE
+    assert cli(KV_ONLY, "limit=1", "quiet=true", "report=false").status == status.DONE
     assert version(tmp_path, "n300_kv_only", 3).is_dir()
 
 
@@ -330,7 +330,7 @@ def test_a_full_disk_ends_with_a_sentence_and_keeps_what_is_stored(cli, tmp_path
 
     def fsync(handle: int) -> None:
         calls.append(handle)
-        if len(calls) > 8:
+        if len(calls) > 10:
             raise OSError(28, "No space left on device")
         real(handle)
 
@@ -401,7 +401,7 @@ def test_out_of_memory_with_one_row_is_a_failed_trial(cli, breaking):
         raise OutOfMemory("no room at all")
 
     breaking(fails)
-    said = cli(KV_ONLY, "limit=1", "quiet=true")
+    said = cli(KV_ONLY, "limit=1", "quiet=true", "report=false")
     assert said.status == status.FAILED_TRIALS and "out of memory with a single row" in said.out
 
 

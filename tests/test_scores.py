@@ -456,7 +456,7 @@ def scored(tmp_path_factory) -> Path:
     return found.folder
 
 
-FEW = ("quiet=true", "backend.threads=1")
+FEW = ("quiet=true", "report=false", "backend.threads=1")
 
 
 def test_the_table_has_scores_and_derived_values_that_agree_with_what_they_come_from(scored) -> None:

@@ -39,7 +39,7 @@ def only(folder: Path, stages: dict, **root) -> Path:
 
 
 def run(cli, folder: Path, *words: str):
-    return cli(MINE, "--config-dir", str(folder), "quiet=true", *words)
+    return cli(MINE, "--config-dir", str(folder), "quiet=true", "report=false", *words)
 
 
 def told(folder: Path) -> str:

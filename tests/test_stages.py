@@ -27,7 +27,7 @@ def told(folder: Path) -> str:
 
 
 def run(cli, tmp_path, *words: str):
-    return cli(MINE, "--config-dir", str(tmp_path), "quiet=true", *words)
+    return cli(MINE, "--config-dir", str(tmp_path), "quiet=true", "report=false", *words)
 
 
 def read(folder: Path, name: str):
@@ -334,12 +334,19 @@ def flat(folder: Path, path: Path, **write: object) -> Path:
 def test_an_artefact_of_another_run_is_read_by_its_path(cli, tmp_path, done):
     path = done / "artefacts" / "direction.safetensors"
     flat(tmp_path, path, from_positions="index:-1")
-    said = cli("+experiment=flat", "--config-dir", str(tmp_path), "quiet=true")
+    said = cli("+experiment=flat", "--config-dir", str(tmp_path), "quiet=true", "report=false")
     assert said.status == status.DONE, said.out + said.err
     trials = pd.read_parquet(tmp_path / "outputs" / "flat" / "v0001" / "trials.parquet")
     change = trials.groupby("condition")["refusal"].mean()
     assert change["steer"] > change["baseline"] + 1
-    said = cli("+experiment=flat", "--config-dir", str(tmp_path), "quiet=true", "model=organism_midway")
+    said = cli(
+        "+experiment=flat",
+        "--config-dir",
+        str(tmp_path),
+        "quiet=true",
+        "report=false",
+        "model=organism_midway",
+    )
     assert said.status == status.CONFIGURATION
     assert "was extracted from organism (weights" in said.err and "extract it anew" in said.err
 
@@ -359,7 +366,7 @@ def test_an_artefact_of_another_width_layer_or_unit_is_refused(cli, tmp_path, do
 
     def said(path: Path, **write: object) -> str:
         flat(tmp_path, path, from_positions="index:-1", **write)
-        found = cli("+experiment=flat", "--config-dir", str(tmp_path), "quiet=true")
+        found = cli("+experiment=flat", "--config-dir", str(tmp_path), "quiet=true", "report=false")
         assert found.status == status.CONFIGURATION
         return found.err
 

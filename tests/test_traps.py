@@ -122,7 +122,7 @@ contrasts: {primary: r_v}
 def test_trap_18_and_19_probes_that_do_not_see_the_write_or_see_nothing_else(cli, tmp_path):
     (tmp_path / "mine" / "experiment").mkdir(parents=True)
     (tmp_path / "mine" / "experiment" / "probed.yaml").write_text(PROBED, encoding="utf-8")
-    said = cli("+experiment=probed", "--config-dir", str(tmp_path / "mine"), "quiet=true")
+    said = cli("+experiment=probed", "--config-dir", str(tmp_path / "mine"), "quiet=true", "report=false")
     assert said.status == status.INERT, said.err
     told = [(g["condition"], g["gate"], g["verdict"], g["sentence"]) for g in gates(tmp_path, "probed")]
     assert [g[:3] for g in told if g[1] in ("reach", "tautology")] == [
@@ -177,7 +177,7 @@ def test_trap_13_and_14_round_trips_and_values_that_no_feature_has_are_gated(cli
     (tmp_path / "experiment").mkdir()
     path = tmp_path / "experiment" / "features.yaml"
     path.write_text(FEATURES, encoding="utf-8")
-    said = cli("+experiment=features", "--config-dir", str(tmp_path), "quiet=true")
+    said = cli("+experiment=features", "--config-dir", str(tmp_path), "quiet=true", "report=false")
     assert said.status == status.DONE, said.err
     found = gates(tmp_path, "features")
     (trip,) = [g for g in found if g["gate"] == "round_trip"]
@@ -188,7 +188,7 @@ def test_trap_13_and_14_round_trips_and_values_that_no_feature_has_are_gated(cli
     assert (value["condition"], value["verdict"]) == ("kept", "warn")
     assert value["sentence"].startswith("f in kept: Feature 3")
     path.write_text(FEATURES.replace("scale, alpha: 1", "scale, alpha: 0.5"), encoding="utf-8")
-    cli("+experiment=features", "--config-dir", str(tmp_path), "quiet=true", "output_root=other")
+    cli("+experiment=features", "--config-dir", str(tmp_path), "quiet=true", "report=false", "output_root=other")
     other = tmp_path / "other" / "features" / "v0001" / "summary.json"
     (trip,) = [g for g in json.loads(other.read_text())["gates"] if g["gate"] == "round_trip"]
     assert trip["verdict"] == "fail" and "(op: scale, alpha: 1)" in trip["sentence"]

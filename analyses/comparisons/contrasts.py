@@ -2,169 +2,100 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import combinations
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from analyses.comparisons.covariates import Adjusted, adjust, adjusted_sentence, covariate_gaps
-from analyses.statistics.clusters import ClusteredMean, Floats, in_words
-from analyses.statistics.corrections import holm
-from analyses.statistics.equivalence import Equivalence, tost
+from analyses.comparisons.as_published import naive
+from analyses.comparisons.contrast import ALPHA, HOLM, POWER, Contrast, Margin, Opened
+from analyses.comparisons.correlations import correlations
+from analyses.comparisons.covariates import adjust, adjusted_sentence, covariate_gaps
+from analyses.comparisons.cross_checks import CrossCheck, cross_check_sentence, cross_checks
+from analyses.comparisons.margins import margin_of
+from analyses.comparisons.sensitivity import Sensitivity, sensitivity
+from analyses.comparisons.sentences import contrast_sentence
+from analyses.statistics.clusters import ClusteredMean
+from analyses.statistics.corrections import benjamini_hochberg, bonferroni, holm
+from analyses.statistics.equivalence import tost
 from analyses.statistics.power import detectable
 from analyses.statistics.proportions import binary, newcombe, sign_test
-from analyses.statistics.t_tests import TTest, cohens_d, paired_t, unpaired_t
-from analyses.tables.pairs import Paired, declared_pairs, pair
-from analyses.tables.run import ok_rows, value_columns
-from analyses.wording import count, figure, p_value, plural, together
+from analyses.statistics.t_tests import cohens_d
+from analyses.tables.lookup import Lookup
+from analyses.tables.pairs import EQUIVALENCE, Declared, Paired, declared_pairs, pair
+from analyses.tables.run import value_columns
 
-ALPHA = 0.05
-POWER = 0.8
-
-
-@dataclass(frozen=True)
-class Contrast:
-    """One declared comparison, `condition` minus `against`, on the primary readout.
-
-    `kind` is "difference" (its p is in the family) or "equivalence" (its TOST p is). `test` holds the
-    difference, clustered by target and by the donors that either condition reads; `p_holm` is corrected over
-    all `family` declared comparisons. Cohen's d is d_z of the paired differences, under both conventions.
-    `detectable` is the difference that this standard error would have found with 80% power at alpha / family,
-    the first step of Holm. `exploratory` has means only. `naive` is there only for "as_published". `adjusted`
-    is the difference at equal covariates, where any are declared; `adjusted_p_holm` is corrected over those
-    of all comparisons.
-    """
-
-    condition: str
-    against: str
-    kind: str
-    readout: str
-    test: ClusteredMean | None
-    p_holm: float | None
-    family: int
-    d_z_ddof1: float | None
-    d_z_ddof0: float | None
-    detectable: float | None
-    equivalence: Equivalence | None
-    exploratory: Mapping[str, Mapping[str, float | None]]
-    naive: TTest | None
-    dropped: str
-    note: str
-    sentence: str
-    adjusted: Adjusted | None = None
-    adjusted_p_holm: float | None = None
-    adjusted_sentence: str = ""
+MOST_CHECKED = 50  # contrasts that are cross-checked, and explored in other readouts
+_BY = {HOLM: holm, "bonferroni": bonferroni, "benjamini_hochberg": benjamini_hochberg}
 
 
 @dataclass(frozen=True)
-class _Open:
-    """A comparison before its p is corrected over the family."""
+class _Family:
+    """What all comparisons of an experiment share."""
 
-    condition: str
-    against: str
-    margin: float | None
-    paired: Paired | None
-    test: ClusteredMean | None
-    equivalence: Equivalence | None
-    note: str
-    adjusted: Adjusted | None = None
-
-    @property
-    def p(self) -> float | None:
-        if self.margin is not None:
-            return None if self.equivalence is None else self.equivalence.p
-        return None if self.test is None else self.test.p
+    table: Lookup
+    manifest: Mapping[str, Any]
+    primary: str
+    correction: str
+    size: int
 
 
-def contrasts(trials: pd.DataFrame, manifest: Mapping[str, Any]) -> list[Contrast]:
+def contrasts(
+    trials: pd.DataFrame | Lookup, manifest: Mapping[str, Any], *, suggested: float | None = None
+) -> list[Contrast]:
     """Every declared comparison: each condition against the baseline, `extra`, and `same` with its margin.
 
-    Holm runs over all of them together; a comparison that could not be tested still counts in the family.
+    The declared correction (Holm unless another is named) runs over all of them together; a comparison that
+    could not be tested still counts in the family. suggested: the margin of the pairs of `same` that state
+    none; where not given, that of the positive control. Of more than 50 comparisons, those with the smallest
+    p are cross-checked. Raises ValueError for a correction that is not known.
     """
-    primary = manifest.get("contrasts", {}).get("primary", "score")
-    conditions = manifest.get("conditions", {})
-    covariates = tuple(manifest.get("contrasts", {}).get("covariates") or ())
-    opened = [
-        _open(trials, a, b, margin, primary, conditions, covariates)
-        for a, b, margin in declared_pairs(manifest)
-    ]
-    corrected = holm([each.p for each in opened])
+    table = Lookup.of(trials)
+    options = manifest.get("contrasts", {})
+    primary, correction = options.get("primary", "score"), options.get("correction", HOLM)
+    if correction not in _BY:
+        raise ValueError(f"contrasts.correction: expected one of {', '.join(_BY)}, got {correction!r}")
+    if suggested is None:
+        control = margin_of(table, manifest)
+        suggested = None if control is None else control.suggested
+    declared = declared_pairs(manifest)
+    family = _Family(table, manifest, primary, correction, len(declared))
+    opened = [_open(family, each, suggested) for each in declared]
+    p_values = [each.p for each in opened]
+    corrected, by_holm = _BY[correction](p_values), holm(p_values)
+    checked = _smallest(p_values, MOST_CHECKED)
     closed = [
-        _close(each, p_holm, len(opened), primary, trials, manifest)
-        for each, p_holm in zip(opened, corrected, strict=True)
+        _close(each, p, p_holm, family, place in checked)
+        for place, (each, p, p_holm) in enumerate(zip(opened, corrected, by_holm, strict=True))
     ]
     return _with_adjusted(closed, opened)
 
 
-def naive_against_baseline(trials: pd.DataFrame, manifest: Mapping[str, Any]) -> dict[str, TTest]:
-    """The published way of comparing a treated arm with the baseline: one-sample t on the paired differences,
-    every pair taken as independent."""
-    return {name: paired_t(delta) for name, delta in _deltas(trials, manifest).items()}
+def _smallest(p_values: Sequence[float | None], most: int) -> set[int]:
+    """The places of the smallest p, all where there are not more."""
+    order = sorted(range(len(p_values)), key=lambda i: (p_values[i] is None, p_values[i] or 0.0))
+    return set(order[:most])
 
 
-def naive_between_arms(trials: pd.DataFrame, manifest: Mapping[str, Any]) -> dict[tuple[str, str], TTest]:
-    """The published way of comparing two treated arms: pooled t test on their differences from the
-    baseline, the pairing ignored. For every two conditions that are not the baseline and share a readout
-    with it."""
-    deltas = _deltas(trials, manifest)
-    return {(a, b): unpaired_t(deltas[a], deltas[b], pooled=True) for a, b in combinations(deltas, 2)}
-
-
-def _deltas(trials: pd.DataFrame, manifest: Mapping[str, Any]) -> dict[str, Floats]:
-    """The differences from the baseline of every other condition that shares a trial with it."""
-    options = manifest.get("contrasts", {})
-    baseline, primary = options.get("baseline", "baseline"), options.get("primary", "score")
-    if primary not in trials.columns:
-        return {}
-    found = {
-        name: pair(trials, name, baseline, primary).difference
-        for name in manifest.get("conditions", {})
-        if name != baseline
-    }
-    return {name: delta for name, delta in found.items() if len(delta)}
-
-
-def _with_adjusted(closed: list[Contrast], opened: list[_Open]) -> list[Contrast]:
-    """The contrasts with what their adjusted differences come to, a family of their own."""
-    tests = [None if each.adjusted is None else each.adjusted.test for each in opened]
-    corrected = holm([None if test is None else test.p for test in tests])
-    return [
-        contrast
-        if each.adjusted is None
-        else replace(
-            contrast,
-            adjusted=each.adjusted,
-            adjusted_p_holm=p,
-            adjusted_sentence=adjusted_sentence(
-                each.adjusted, each.condition, each.against, contrast.readout, p
-            ),
-        )
-        for contrast, each, p in zip(closed, opened, corrected, strict=True)
-    ]
-
-
-def _open(
-    trials: pd.DataFrame,
-    first: str,
-    second: str,
-    margin: float | None,
-    primary: str,
-    conditions: Mapping[str, Any],
-    covariates: tuple[str, ...],
-) -> _Open:
-    if primary not in trials.columns:
-        note = f"the table has no column {primary}"
-        return _Open(first, second, margin, None, None, None, note)
-    paired = pair(trials, first, second, primary, conditions)
+def _open(family: _Family, declared: Declared, suggested: float | None) -> Opened:
+    margin = Margin()
+    if declared.kind == EQUIVALENCE:
+        margin = Margin(declared.stated, suggested)
+    if family.table.numbers(family.primary) is None:
+        note = f"the table has no column {family.primary}"
+        return Opened(declared, margin, None, None, None, note)
+    conditions = family.manifest.get("conditions", {})
+    paired = pair(family.table, declared.condition, declared.against, family.primary, conditions)
     test = _of_equal_shares(paired, paired.test())
-    equivalence = None if margin is None else tost(test, margin, ALPHA)
+    equivalence = None if margin.used is None else tost(test, margin.used, ALPHA)
     adjusted = None
+    covariates = tuple(family.manifest.get("contrasts", {}).get("covariates") or ())
     if covariates:
-        adjusted = adjust(paired, covariate_gaps(trials, first, second, covariates, paired))
-    return _Open(first, second, margin, paired, test, equivalence, test.note, adjusted)
+        gaps = covariate_gaps(family.table.trials, declared.condition, declared.against, covariates, paired)
+        adjusted = adjust(paired, gaps)
+    return Opened(declared, margin, paired, test, equivalence, test.note, adjusted)
 
 
 def _of_equal_shares(paired: Paired, test: ClusteredMean) -> ClusteredMean:
@@ -180,126 +111,110 @@ def _of_equal_shares(paired: Paired, test: ClusteredMean) -> ClusteredMean:
 
 
 def _close(
-    each: _Open,
-    p_holm: float | None,
-    family: int,
-    primary: str,
-    trials: pd.DataFrame,
-    manifest: Mapping[str, Any],
+    each: Opened, p_corrected: float | None, p_holm: float | None, family: _Family, checked: bool
 ) -> Contrast:
-    difference = each.paired.difference if each.paired is not None else np.empty(0)
-    test = each.test
+    declared, test, paired = each.declared, each.test, each.paired
+    difference = paired.difference if paired is not None else np.empty(0)
     found = None
     if test is not None and test.se is not None and test.df is not None:
-        found = detectable(test.se, test.df, alpha=ALPHA / family, power=POWER)
-    naive = None
-    options = manifest.get("contrasts", {})
-    if options.get("statistics") == "as_published" and each.paired is not None:
-        arms = {each.condition, each.against}
-        if options.get("baseline", "baseline") in arms:
-            naive = paired_t(difference)
-        else:
-            naive = _between(trials, each.condition, each.against, options, primary)
+        found = detectable(test.se, test.df, alpha=ALPHA / family.size, power=POWER)
+    published = None
+    if family.manifest.get("contrasts", {}).get("statistics") == "as_published" and paired is not None:
+        published = naive(family.table, family.manifest, declared.condition, declared.against)
+    checks, told = _cross_checked(each) if checked else ((), _NOT_CHECKED)
     return Contrast(
-        condition=each.condition,
-        against=each.against,
-        kind="difference" if each.margin is None else "equivalence",
-        readout=primary,
+        condition=declared.condition,
+        against=declared.against,
+        kind=declared.kind,
+        readout=family.primary,
         test=test,
         p_holm=p_holm,
-        family=family,
+        p_corrected=p_corrected,
+        correction=family.correction,
+        family=family.size,
         d_z_ddof1=cohens_d(difference, ddof=1),
         d_z_ddof0=cohens_d(difference, ddof=0),
+        d_pooled_ddof1=None if paired is None else _d_pooled(paired),
+        icc={} if paired is None else correlations(paired),
         detectable=found,
+        margin=each.margin,
         equivalence=each.equivalence,
-        exploratory=_exploratory(trials, each.condition, each.against, primary),
-        naive=naive,
-        dropped=each.paired.dropped if each.paired is not None else "",
+        cross_checks=checks,
+        cross_check_sentence=told,
+        sensitivity=_sensitivity(each, p_corrected, family),
+        exploratory=_exploratory(family.table, declared.condition, declared.against, family.primary),
+        naive=published,
+        dropped=paired.dropped if paired is not None else "",
         note=each.note,
-        sentence=_sentence(each, p_holm, primary, found, manifest),
+        sentence=contrast_sentence(
+            each, p_corrected, family.correction, family.primary, found, family.manifest
+        ),
     )
 
 
-def _between(
-    trials: pd.DataFrame, first: str, second: str, options: Mapping[str, Any], primary: str
-) -> TTest:
-    baseline = options.get("baseline", "baseline")
-    a, b = (pair(trials, name, baseline, primary).difference for name in (first, second))
-    return unpaired_t(a, b, pooled=True)
+_NOT_CHECKED = (
+    f"Cross-checks are made for the {MOST_CHECKED} comparisons with the smallest p; this is not one of them."
+)
 
 
-def _exploratory(
-    trials: pd.DataFrame, first: str, second: str, primary: str
-) -> dict[str, dict[str, float | None]]:
+def _cross_checked(each: Opened) -> tuple[tuple[CrossCheck, ...], str]:
+    if each.paired is None or each.test is None or each.p is None:
+        return (), ""
+    margin = each.margin.used if each.declared.kind == EQUIVALENCE else None
+    checks = cross_checks(each.paired, each.p, each.test.mean, margin)
+    return checks, cross_check_sentence(checks, each.p, margin)
+
+
+def _sensitivity(each: Opened, p_corrected: float | None, family: _Family) -> Sensitivity | None:
+    if each.paired is None or each.declared.kind == EQUIVALENCE:
+        return None
+    names = (each.declared.condition, each.declared.against)
+    conditions = family.manifest.get("conditions", {})
+    return sensitivity(family.table, *names, family.primary, conditions, each.p, p_corrected)
+
+
+def _d_pooled(paired: Paired) -> float | None:
+    """The mean difference in units of the pooled sd (ddof 1) of both conditions, on the same pairs."""
+    if len(paired.first) < 2:
+        return None
+    spread = float((paired.first.var(ddof=1) + paired.second.var(ddof=1)) / 2) ** 0.5
+    return float(paired.difference.mean()) / spread if spread > 0 else None
+
+
+def _exploratory(table: Lookup, first: str, second: str, primary: str) -> dict[str, dict[str, float | None]]:
     """Means of every other readout: no test, hence no claim."""
     found: dict[str, dict[str, float | None]] = {}
-    for column in value_columns(trials):
+    for column in value_columns(table.trials):
         if column == primary:
             continue
-        a, b = (_mean(ok_rows(trials, name)[column]) for name in (first, second))
+        a, b = (_mean(table, name, column) for name in (first, second))
         gap = None if a is None or b is None else a - b
         found[column] = {"condition": a, "against": b, "difference": gap}
     return found
 
 
-def _mean(values: pd.Series) -> float | None:
-    defined = pd.to_numeric(values, errors="coerce").dropna()
+def _mean(table: Lookup, condition: str, column: str) -> float | None:
+    values = table.numbers(column)
+    assert values is not None
+    mine = values[table.by_condition.ok(condition)]
+    defined = mine[np.isfinite(mine)]
     return float(defined.mean()) if len(defined) else None
 
 
-def _sentence(
-    each: _Open, p_holm: float | None, primary: str, found: float | None, manifest: Mapping[str, Any]
-) -> str:
-    test, names = each.test, f"{each.condition} and {each.against}"
-    if test is None or test.n == 0:
-        why = each.note if test is None else "no trial that both share has a value"
-        return f"{names} cannot be compared in {primary}: {why}."
-    assert test.mean is not None
-    if test.p is None or test.ci_low is None:
-        if test.n > 2 and test.sd is not None and test.sd <= 1e-12 * max(1.0, abs(test.mean)):
-            gap = figure(test.mean)
-            return f"{names}: all {count(test.n)} paired differences in {primary} are {gap}; nothing to test."
-        return f"{names} differ by {figure(test.mean)} in {primary}, untested: {each.note}."
-    if each.equivalence is not None:
-        return _equivalence_sentence(each.equivalence, test, names, primary, p_holm)
-    mean, low, high = together(test.mean, test.ci_low, test.ci_high)
-    interval = f"95% CI {low} to {high}"
-    figures = f"{interval}, {p_value(p_holm)} after Holm; {_counts(test)}"
-    baseline = manifest.get("contrasts", {}).get("baseline", "baseline")
-    against = "" if each.against == baseline else f" against {each.against}"
-    if p_holm is not None and p_holm < ALPHA:
-        verb = "raises" if test.mean > 0 else "lowers"
-        return f"{each.condition} {verb} {primary} by {mean.removeprefix('-')}{against} ({figures})."
-    power = (
-        f" A true difference of {together(found)[0]} would have been found with 80% power." if found else ""
-    )
-    excludes = test.p < ALPHA
-    apart = (
-        " The interval leaves 0 out, but it is not corrected for the other comparisons." if excludes else ""
-    )
-    return (
-        f"No difference in {primary} shown between {names}: {mean} ({figures}).{apart}{power} "
-        "This does not show that they are equal."
-    )
-
-
-def _equivalence_sentence(
-    equivalence: Equivalence, test: ClusteredMean, names: str, primary: str, p_holm: float | None
-) -> str:
-    mean, low, high = together(test.mean, equivalence.ci_low, equivalence.ci_high)
-    interval = f"90% CI {low} to {high}"
-    corrected = f"TOST {p_value(p_holm)} after Holm"
-    figures = f"difference {mean}, {interval}, {corrected}; {_counts(test)}"
-    margin = f"a margin of {equivalence.margin:g}"
-    if p_holm is not None and p_holm < ALPHA:
-        return f"{names} are equal in {primary} within {margin} ({figures})."
-    return f"{names} are not shown to be equal in {primary} within {margin} ({figures})."
-
-
-def _counts(test: ClusteredMean) -> str:
-    parts = [plural(test.n, "pair")]
-    if test.clusters:
-        parts.append(in_words(test.clusters))
-    if test.effective_n is not None:
-        parts.append(f"effective n {count(test.effective_n)}")
-    return ", ".join(parts)
+def _with_adjusted(closed: list[Contrast], opened: list[Opened]) -> list[Contrast]:
+    """The contrasts with what their adjusted differences come to, a family of their own under Holm."""
+    tests = [None if each.adjusted is None else each.adjusted.test for each in opened]
+    corrected = holm([None if test is None else test.p for test in tests])
+    return [
+        contrast
+        if each.adjusted is None
+        else replace(
+            contrast,
+            adjusted=each.adjusted,
+            adjusted_p_holm=p,
+            adjusted_sentence=adjusted_sentence(
+                each.adjusted, contrast.condition, contrast.against, contrast.readout, p
+            ),
+        )
+        for contrast, each, p in zip(closed, opened, corrected, strict=True)
+    ]

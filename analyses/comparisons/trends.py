@@ -13,7 +13,8 @@ from scipy import stats
 
 from analyses.statistics.clusters import cluster_variance, in_words
 from analyses.statistics.corrections import holm
-from analyses.tables.pairs import OWN, donor_labels, roles_read
+from analyses.tables.lookup import OWN
+from analyses.tables.pairs import donor_labels, roles_read
 from analyses.tables.run import ok_rows
 from analyses.wording import count, listed, p_value, plural, together
 

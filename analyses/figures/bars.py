@@ -10,25 +10,16 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
+from analyses.figures.lettering import SIZE
+from analyses.figures.palette import COLOURS, INK, PAPER, REFERENCE
 from analyses.figures.scales import MINUS, is_share, readout_label
-from analyses.figures.style import (
-    COLOURS,
-    COLUMN,
-    INK,
-    PAGE,
-    REFERENCE,
-    SIZE,
-    Page,
-    above,
-    blank,
-    columns_for,
-)
+from analyses.figures.style import COLUMN, PAGE, Page, above, blank, columns_for
 from analyses.figures.subject import NotDrawn, Shown, Subject
 from analyses.findings.measured import Estimate
 from analyses.wording import count, figure
 
 _ROW, _LETTERS = 0.3, 30  # inches of a bar; letters in a line of its label
-_LOOKS = {"control": ("white", "//////", "#8C8C8C"), "reference": ("#BDBDBD", "", "#BDBDBD")}
+_LOOKS = {"control": (PAPER, "//////", "#8C8C8C"), "reference": ("#BDBDBD", "", "#BDBDBD")}
 
 
 def bars(subject: Subject) -> Page:
@@ -190,5 +181,5 @@ def _published(
     # Papers print shares as percentages.
     value = value / 100 if estimate.share and value > 1 else value
     place = ([at], [value]) if upright else ([value], [at])
-    axes.plot(*place, marker="D", color="white", markeredgecolor=INK, markersize=5, zorder=5)
+    axes.plot(*place, marker="D", color=PAPER, markeredgecolor=INK, markersize=5, zorder=5)
     return ["Diamond: published."]

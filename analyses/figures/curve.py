@@ -11,6 +11,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from analyses.figures.lettering import SIZE
+from analyses.figures.palette import ABSENT, COLOURS, CONTROL, INK, REFERENCE
 from analyses.figures.scales import (
     alpha_units,
     is_rank,
@@ -20,22 +22,7 @@ from analyses.figures.scales import (
     readout_label,
     scale_of,
 )
-from analyses.figures.style import (
-    ABSENT,
-    COLOURS,
-    COLUMN,
-    CONTROL,
-    CONTROL_DASHES,
-    INK,
-    MARKERS,
-    PAGE,
-    REFERENCE,
-    SIZE,
-    Page,
-    blank,
-    legend,
-    ticks,
-)
+from analyses.figures.style import COLUMN, CONTROL_DASHES, MARKERS, PAGE, Page, blank, legend, ticks
 from analyses.figures.subject import NotDrawn, Role, Shown, Subject
 from analyses.findings.measured import Estimate
 from analyses.tables.cells import axis_key, axis_named

@@ -13,8 +13,10 @@ from matplotlib.patches import Rectangle
 from matplotlib.spines import Spine
 
 from analyses.figures.heat import Heat, heat
+from analyses.figures.lettering import inches
+from analyses.figures.palette import ABSENT, INK, PAPER
 from analyses.figures.scales import Scale, alpha_units, is_share, readout_label, scale_of
-from analyses.figures.style import ABSENT, COLUMN, INK, PAGE, Page, blank, fitted, inches
+from analyses.figures.style import COLUMN, PAGE, Page, blank, fitted
 from analyses.figures.subject import NotDrawn, Shown, Subject
 from analyses.tables.cells import Axes as Cell
 from analyses.tables.cells import axis_key, axis_named
@@ -145,11 +147,11 @@ def _marks(
         for axes in panels:
             for column, row in sorted(failed):
                 axes.plot(
-                    [column], [row], marker="o", color="white", markeredgecolor=INK, markersize=2.6,
+                    [column], [row], marker="o", color=PAPER, markeredgecolor=INK, markersize=2.6,
                     markeredgewidth=0.5,
                 )  # fmt: skip
             for column, row in chosen:
-                for width, colour in ((2.6, "white"), (1.4, INK)):
+                for width, colour in ((2.6, PAPER), (1.4, INK)):
                     axes.add_patch(
                         Rectangle(
                             (column - 0.5, row - 0.5), 1, 1, fill=False, edgecolor=colour, linewidth=width

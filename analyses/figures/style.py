@@ -13,20 +13,19 @@ import matplotlib
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.textpath import TextPath
 from matplotlib.ticker import FixedLocator, MaxNLocator
+from matplotlib.transforms import Bbox
 
+from analyses.figures.inline import inline
+from analyses.figures.lettering import FAMILY, SIZE, inches
+from analyses.figures.palette import INK, REFERENCE
 from analyses.figures.scales import Scale
 
-SIZE = 8  # pt, the smallest type on a page at its own size
 COLUMN, PAGE = 3.4, 7.0  # inches: one column of a paper, and both
-# Okabe and Ito (2008), "Color universal design"; its yellow is too light for lines on white.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")  # one more than colours: 42 pairs before any comes again
-INK, CONTROL, REFERENCE, ABSENT = "#222222", "#8C8C8C", "#4D4D4D", "#DDDDDD"
 CONTROL_DASHES = ((3.0, 1.5), (1.0, 1.2), (5.0, 1.5, 1.0, 1.5), (7.0, 2.0))
 _STYLE: dict[Any, Any] = {
-    "font.family": "DejaVu Sans",
+    "font.family": FAMILY,
     "font.size": SIZE,
     "axes.titlesize": SIZE,
     "axes.labelsize": SIZE,
@@ -55,6 +54,11 @@ _STYLE: dict[Any, Any] = {
     "legend.borderaxespad": 0.2,
     "hatch.linewidth": 0.5,
     "pdf.fonttype": 42,
+    "svg.fonttype": "none",
+    # Labels are words of an experiment: a $ in them is a $.
+    "text.parse_math": False,
+    # Marks that stand for trials are not thinned out.
+    "path.simplify": False,
     "savefig.dpi": 200,
     "figure.dpi": 200,
 }
@@ -67,6 +71,15 @@ class Page:
     figure: Figure
     title: str
     caption: str
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A page as it was written: the files, and the figure alone, without title and caption, as an inline
+    SVG."""
+
+    paths: tuple[Path, ...]
+    svg: str
 
 
 @contextmanager
@@ -83,29 +96,35 @@ def blank(width: float, height: float) -> Figure:
     return Figure(figsize=(width, height), layout="constrained")
 
 
-def save(page: Page, folder: Path, name: str) -> list[Path]:
-    """Write a page as PNG and PDF, title above and caption below, wrapped to its width."""
+def save(page: Page, folder: Path, name: str) -> Saved:
+    """Write a page as PNG and PDF, title above and caption below, wrapped to its width; and the same figure
+    as an inline SVG, without them. It is laid out once for all three."""
     folder.mkdir(parents=True, exist_ok=True)
-    width, height = page.figure.get_size_inches()
-    top = 1.0
-    if page.figure.legends:
-        # The place of a legend is known only when the page is laid out.
-        page.figure.draw_without_rendering()
-        extents = [each.get_window_extent() for each in page.figure.legends]
-        top += sum(extent.height for extent in extents) / (height * page.figure.dpi)
+    figure = page.figure
+    width, height = figure.get_size_inches()
+    if figure.get_layout_engine() is not None:
+        figure.draw_without_rendering()
+        figure.set_layout_engine("none")
+    body = figure.get_tightbbox()
+    svg = inline(figure, _padded(body), name, f"{page.title}. {page.caption}" if page.title else page.caption)
     if page.title:
         title = wrapped(page.title, width, SIZE + 1)
-        page.figure.text(0, top + 0.05 / height, title, fontsize=SIZE + 1, weight="bold", va="bottom")
-    page.figure.text(
-        0, -0.06 / height, wrapped(page.caption, width, SIZE), fontsize=SIZE, va="top", color=REFERENCE
-    )
+        at = (body.y1 + 0.05) / height
+        figure.text(0, at, title, fontsize=SIZE + 1, weight="bold", va="bottom")
+    caption = wrapped(page.caption, width, SIZE)
+    figure.text(0, (body.y0 - 0.06) / height, caption, fontsize=SIZE, va="top", color=REFERENCE)
+    whole = _padded(figure.get_tightbbox())
     kept = {"png": {"Software": None}, "pdf": {"CreationDate": None, "Creator": None, "Producer": None}}
     paths = []
     for kind, metadata in kept.items():
         path = folder / f"{name}.{kind}"
-        page.figure.savefig(path, format=kind, metadata=metadata, bbox_inches="tight", pad_inches=0.05)
+        figure.savefig(path, format=kind, metadata=metadata, bbox_inches=whole)
         paths.append(path)
-    return paths
+    return Saved(tuple(paths), svg)
+
+
+def _padded(box: Bbox) -> Bbox:
+    return box.padded(0.05)
 
 
 def wrapped(text: str, width: float, size: float) -> str:
@@ -161,8 +180,3 @@ def columns_for(labels: Sequence[str], width: float) -> int:
 def fitted(label: str, length: float) -> str:
     """A label for an axis of this length in inches: where it is longer, what stands in brackets is below."""
     return label if inches(label) <= length else label.replace(" (", "\n(", 1)
-
-
-def inches(text: str, size: float = SIZE) -> float:
-    """How wide a text is."""
-    return float(TextPath((0, 0), text or " ", size=size).get_extents().width) / 72

@@ -9,12 +9,13 @@ from typing import Any, Literal
 
 import pandas as pd
 
+from analyses.figures.labels import range_words
 from analyses.findings.cross_model import published
 from analyses.findings.measured import Estimate, NoFinding, measure
 from analyses.tables.cells import Axes, axis_key, axis_named, cells_of, grids_of
 from analyses.tables.columns import RECEIPTS
 from analyses.tables.run import Run
-from analyses.wording import count, listed, plural
+from analyses.wording import listed, plural
 
 Role = Literal["treatment", "control", "reference"]
 _NOISE = ("random", "orthogonal", "shuffled_window", "shuffled_sequence")
@@ -99,7 +100,7 @@ class Subject:
         label = str(body.get("label") or name)
         if name not in self.conditions:
             label = label.partition("[")[0].strip() or name
-        return Shown(name, label, _role(body), cells)
+        return Shown(name, label, role_of(body), cells)
 
     def axis(self, word: str, shown: Shown) -> str | None:
         """The axis of a grid that a word means; None where it has none."""
@@ -245,9 +246,9 @@ class Subject:
         items, trials = ([pair[place] for pair in numbers] for place in (0, 1))
         if not items:
             raise NotDrawn(f"no valid trial of {listed([s.name for s in self.shown])} has a value")
-        told = f"n = {_range(items)} items"
+        told = f"n = {range_words(items)} items"
         if max(trials) > max(items):
-            told += f", {_range(trials)} trials"
+            told += f", {range_words(trials)} trials"
         manifest = self.run.manifest
         model = f"{manifest.get('model', {}).get('name')} ({plural(self.layers or 0, 'layer')})"
         stage = manifest.get("experiment", {}).get("stage")
@@ -271,18 +272,14 @@ def _unread(column: str) -> bool:
     return column in ("key", "target_ids", "output_ids", "text") or column.rpartition(".")[2] in RECEIPTS
 
 
-def _role(body: Mapping[str, Any]) -> Role:
+def role_of(body: Mapping[str, Any]) -> Role:
+    """What a condition of a manifest is, by what it writes."""
     writes = list((body.get("writes") or {}).values())
     if not writes:
         return "treatment" if body.get("weights") else "reference"
     noise = any(_kind(write.get("value")) in _NOISE for write in writes)
-    return "control" if noise or any(write.get("expect") for write in writes) else "treatment"
+    return "control" if noise or all(write.get("expect") for write in writes) else "treatment"
 
 
 def _kind(value: object) -> str:
     return str(value.get("kind")) if isinstance(value, Mapping) else str(value)
-
-
-def _range(numbers: Sequence[int]) -> str:
-    low, high = count(min(numbers)), count(max(numbers))
-    return low if low == high else f"{low} to {high}"

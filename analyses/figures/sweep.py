@@ -12,19 +12,9 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
-from analyses.figures.style import (
-    COLOURS,
-    COLUMN,
-    CONTROL,
-    INK,
-    MARKERS,
-    PAGE,
-    REFERENCE,
-    SIZE,
-    Page,
-    blank,
-    legend,
-)
+from analyses.figures.lettering import SIZE
+from analyses.figures.palette import COLOURS, CONTROL, INK, PAPER, REFERENCE
+from analyses.figures.style import COLUMN, MARKERS, PAGE, Page, blank, legend
 from analyses.figures.subject import NotDrawn, is_number
 from analyses.findings.cross_model import published
 from analyses.wording import plural
@@ -83,7 +73,7 @@ def depth(told: Mapping[str, Any]) -> Page:
                   label=label, **look)  # fmt: skip
         held = beside.get(name, {})
         axes.plot([models.index(same.get(model, model)) + shift for model in held], list(held.values()),
-                  markerfacecolor="white", markeredgecolor=colour, **look)  # fmt: skip
+                  markerfacecolor=PAPER, markeredgecolor=colour, **look)  # fmt: skip
     if len(models) > len(own):
         axes.axvline(len(own) - 0.5, color=CONTROL, linewidth=0.6)
     axes.set_xticks(range(len(models)), models, rotation=35, ha="right", rotation_mode="anchor")
@@ -176,7 +166,7 @@ def _published_points(axes: Axes, row: Found) -> bool:
     drawn = {model: value for model, value in held.items() if is_number(value) and model in known}
     axes.plot(
         [known[model] for model in drawn], list(drawn.values()), linestyle="", marker="D", markersize=4.5,
-        markerfacecolor="white", markeredgecolor=REFERENCE, label="published" if drawn else "_",
+        markerfacecolor=PAPER, markeredgecolor=REFERENCE, label="published" if drawn else "_",
     )  # fmt: skip
     return bool(drawn)
 

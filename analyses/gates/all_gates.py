@@ -10,13 +10,14 @@ import pandas as pd
 from analyses.gates import confounds, design, identical, stages, writes
 from analyses.gates.gate import EVERY, VERDICTS, Gate
 from analyses.gates.receipts import receipts
+from analyses.tables.lookup import Lookup
 
 __all__ = ["Gate", "all_gates", "blocking", "result_gates", "unusable"]
 
 _INERT = ("inert", "shadowed")
 
 
-def result_gates(trials: pd.DataFrame, manifest: Mapping[str, Any]) -> list[Gate]:
+def result_gates(trials: pd.DataFrame | Lookup, manifest: Mapping[str, Any]) -> list[Gate]:
     """Every gate that table and manifest call for: failures first, then warnings, then what was expected.
 
     `inert`, `shadowed`, `partial`, `keys_ahead`, `expect` judge the writes; `identical` the outcomes;
@@ -25,17 +26,18 @@ def result_gates(trials: pd.DataFrame, manifest: Mapping[str, Any]) -> list[Gate
     `reach`, `tautology` and `feature_value` are the plan's. Of a run with stages each has its own;
     `empty_selection` is the whole run's (`gates.stages.empty_selections`).
     """
+    lookup = Lookup.of(trials)
     found = [
-        *writes.write_gates(receipts(trials, manifest), trials, manifest),
-        *identical.identical_gates(trials, manifest),
-        *design.design_gates(trials, manifest),
+        *writes.write_gates(receipts(lookup, manifest), lookup, manifest),
+        *identical.identical_gates(lookup, manifest),
+        *design.design_gates(lookup, manifest),
         *confounds.confounded_gates(manifest),
         *stages.in_sample_gates(manifest),
     ]
     return _sorted(found)
 
 
-def all_gates(trials: pd.DataFrame, manifest: Mapping[str, Any]) -> list[Gate]:
+def all_gates(trials: pd.DataFrame | Lookup, manifest: Mapping[str, Any]) -> list[Gate]:
     """The plan's gates and the results'. Where both judge the same thing of one condition, the result
     stands."""
     results = result_gates(trials, manifest)

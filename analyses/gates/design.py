@@ -12,31 +12,31 @@ import pandas as pd
 from analyses.gates.gate import EVERY, Gate
 from analyses.gates.paths import path_gates
 from analyses.gates.receipts import full_precision
-from analyses.tables.by_condition import ByCondition
+from analyses.tables.by_condition import ByCondition, Positions
 from analyses.tables.cells import grid_name
+from analyses.tables.lookup import OWN, Lookup
 from analyses.tables.measured import kind_of_column, probe_columns
 from analyses.tables.pairs import declared_pairs, pair
-from analyses.tables.run import conditions_of, ok_rows
 from analyses.wording import count, listed, plural, share
 
 NO_VALID_TRIALS = "no_valid_trials"
-_KEY = ["stage", "item", "repeat"]
 _SHAPE = ["batch_rows", "batch_length"]
 
 
-def design_gates(trials: pd.DataFrame, manifest: Mapping[str, Any]) -> list[Gate]:
+def design_gates(trials: pd.DataFrame | Lookup, manifest: Mapping[str, Any]) -> list[Gate]:
     """The gates on trials and design, in the order in which a reader needs them."""
+    lookup = Lookup.of(trials)
     return [
-        *_no_valid_trials(trials, manifest),
-        *_failed(trials, manifest),
-        *_valid_rate(trials, manifest),
-        *_fewer_items(trials, manifest),
-        *_reused_items(trials, manifest),
-        *_unequal_n(trials, manifest),
-        *_undefined(trials, manifest),
+        *_no_valid_trials(lookup, manifest),
+        *_failed(lookup, manifest),
+        *_valid_rate(lookup, manifest),
+        *_fewer_items(lookup, manifest),
+        *_reused_items(lookup, manifest),
+        *_unequal_n(lookup, manifest),
+        *_undefined(lookup, manifest),
         *_one_sided(manifest),
         *path_gates(manifest),
-        *_batch_shapes(trials, manifest),
+        *_batch_shapes(lookup, manifest),
     ]
 
 
@@ -48,12 +48,12 @@ def _primary(manifest: Mapping[str, Any]) -> str:
     return str(manifest.get("contrasts", {}).get("primary", "score"))
 
 
-def _no_valid_trials(trials: pd.DataFrame, manifest: Mapping[str, Any]) -> list[Gate]:
+def _no_valid_trials(lookup: Lookup, manifest: Mapping[str, Any]) -> list[Gate]:
     """Conditions of which every trial ended and none is valid, after one gate for the whole run where that
     holds of all of them. Trials that may still be valid keep a condition out. Cells that cannot be had, of a
     grid of which others can (the direction of a layer is zero), are a warning of the grid."""
-    names = conditions_of(trials, manifest)
-    apart = ByCondition.of(trials)
+    names = lookup.conditions(manifest)
+    apart = lookup.by_condition
     lost = _lost_cells(apart, names)
     gates = []
     for condition in names:
@@ -62,7 +62,7 @@ def _no_valid_trials(trials: pd.DataFrame, manifest: Mapping[str, Any]) -> list[
         statuses = apart.statuses(condition)
         if statuses.get("ok") or statuses.get("pending"):
             continue
-        rows = trials.iloc[apart.rows(condition)]
+        rows = _ends(lookup, apart.rows(condition))
         if rows.empty:
             fact = f"{condition} has no trial at all"
         else:
@@ -80,7 +80,7 @@ def _no_valid_trials(trials: pd.DataFrame, manifest: Mapping[str, Any]) -> list[
     for grid in dict.fromkeys(map(grid_name, lost)):
         cells = [name for name in lost if grid_name(name) == grid]
         whole = plural(sum(grid_name(name) == grid for name in names), "cell")
-        reason = _reason(trials.iloc[apart.rows(cells[0])])
+        reason = _reason(_ends(lookup, apart.rows(cells[0])))
         fact = f"{count(len(cells))} of {whole} of {grid} have no valid trial{reason}"
         gates.append(Gate(cells[0], NO_VALID_TRIALS, "warn", f"{fact}: nothing can be said about them."))
     return gates
@@ -96,12 +96,18 @@ def _lost_cells(apart: ByCondition, names: Sequence[str]) -> list[str]:
     ]
 
 
-def _failed(trials: pd.DataFrame, manifest: Mapping[str, Any]) -> list[Gate]:
+def _ends(lookup: Lookup, rows: Positions) -> pd.DataFrame:
+    """How some trials ended: status and reason."""
+    columns = [name for name in ("status", "reason") if name in lookup.trials.columns]
+    return lookup.trials[columns].iloc[rows]
+
+
+def _failed(lookup: Lookup, manifest: Mapping[str, Any]) -> list[Gate]:
     gates = []
-    apart = ByCondition.of(trials)
-    for condition in conditions_of(trials, manifest):
+    apart = lookup.by_condition
+    for condition in lookup.conditions(manifest):
         if apart.statuses(condition).get("failed"):
-            rows = trials.iloc[apart.rows(condition)]
+            rows = _ends(lookup, apart.rows(condition))
             failed = rows[rows["status"] == "failed"]
             share_failed = f"{count(len(failed))} of {plural(len(rows), 'trial')}"
             sentence = f"{share_failed} of {condition} failed{_reason(failed)}."
@@ -118,11 +124,11 @@ def _reason(rows: pd.DataFrame) -> str:
     return f", most often: {first.removesuffix('.')}"
 
 
-def _valid_rate(trials: pd.DataFrame, manifest: Mapping[str, Any]) -> list[Gate]:
+def _valid_rate(lookup: Lookup, manifest: Mapping[str, Any]) -> list[Gate]:
     """Conditions whose share of valid trials is not the baseline's; those without any have their own gate."""
     rates: dict[str, tuple[int, int]] = {}
-    apart = ByCondition.of(trials)
-    for condition in conditions_of(trials, manifest):
+    apart = lookup.by_condition
+    for condition in lookup.conditions(manifest):
         statuses = apart.statuses(condition)
         rates[condition] = (statuses.get("ok", 0), sum(statuses.values()) - statuses.get("pending", 0))
     reference = rates.get(_baseline(manifest), (0, 0))
@@ -132,7 +138,7 @@ def _valid_rate(trials: pd.DataFrame, manifest: Mapping[str, Any]) -> list[Gate]
             continue
         fact = f"{count(valid)} of {plural(ended, 'trial')} of {condition} are valid ({share(valid, ended)})"
         if reference[1] and valid * reference[1] != reference[0] * ended:
-            rows = trials.iloc[apart.rows(condition)]
+            rows = _ends(lookup, apart.rows(condition))
             rows = rows[rows["status"] == "invalid"]
             gap = abs(valid / ended - reference[0] / reference[1])
             sentence = (
@@ -143,7 +149,7 @@ def _valid_rate(trials: pd.DataFrame, manifest: Mapping[str, Any]) -> list[Gate]
     return gates
 
 
-def _fewer_items(trials: pd.DataFrame, manifest: Mapping[str, Any]) -> list[Gate]:
+def _fewer_items(lookup: Lookup, manifest: Mapping[str, Any]) -> list[Gate]:
     experiment = manifest.get("experiment", {})
     asked = experiment.get("n")
     if asked is None:
@@ -152,8 +158,8 @@ def _fewer_items(trials: pd.DataFrame, manifest: Mapping[str, Any]) -> list[Gate
         # Items that a choice dropped are told by the choice.
         asked = min(asked, manifest["kept"]["items"])
     have: dict[str, tuple[int, int]] = {}
-    apart, items = ByCondition.of(trials), pd.factorize(trials["item"])[0]
-    names = conditions_of(trials, manifest)
+    apart, items = lookup.by_condition, pd.factorize(lookup.trials["item"])[0]
+    names = lookup.conditions(manifest)
     lost = _lost_cells(apart, names)
     for condition in names:
         if condition in lost:
@@ -174,28 +180,29 @@ def _fewer_items(trials: pd.DataFrame, manifest: Mapping[str, Any]) -> list[Gate
     return gates
 
 
-def _reused_items(trials: pd.DataFrame, manifest: Mapping[str, Any]) -> list[Gate]:
-    if "donor" not in trials.columns or "target" not in trials.columns:
+def _reused_items(lookup: Lookup, manifest: Mapping[str, Any]) -> list[Gate]:
+    if "donor" not in lookup.trials.columns or "target" not in lookup.trials.columns:
         return []
-    items = trials[trials["status"] != "pending"].drop_duplicates(["stage", "item"])
+    rows = lookup.ended_items
+    items = pd.DataFrame({"donor": lookup.donor(OWN, rows), "target": lookup.target(rows)})
     n = len(items)
     donors, targets = items["donor"].nunique(), items["target"].nunique()
-    pairs = len(items.drop_duplicates(["donor", "target"]))
+    pairs = len(items.drop_duplicates())
     if n == 0 or (donors in (0, n) and targets in (0, n)):
         return []
     sentence = (
         f"{plural(n, 'item')} use {plural(donors, 'donor')} and {plural(targets, 'target')}, "
-        f"{count(pairs)} distinct pairs: they are not independent{_effective(trials, manifest)}. "
+        f"{count(pairs)} distinct pairs: they are not independent{_effective(lookup, manifest)}. "
         "Intervals are clustered by the donors read and by target."
     )
     return [Gate(EVERY, "reused_items", "warn", sentence)]
 
 
-def _effective(trials: pd.DataFrame, manifest: Mapping[str, Any]) -> str:
+def _effective(lookup: Lookup, manifest: Mapping[str, Any]) -> str:
     """The range of effective n over the declared comparisons."""
     sizes = []
-    for first, second in _compared(trials, manifest):
-        paired = pair(trials, first, second, _primary(manifest), manifest.get("conditions", {}))
+    for first, second in _compared(lookup, manifest):
+        paired = pair(lookup, first, second, _primary(manifest), manifest.get("conditions", {}))
         size = paired.test().effective_n
         if size is not None:
             sizes.append(size)
@@ -206,32 +213,32 @@ def _effective(trials: pd.DataFrame, manifest: Mapping[str, Any]) -> str:
     return f" and count as {span} independent ones in the comparisons of {_primary(manifest)}"
 
 
-def _compared(trials: pd.DataFrame, manifest: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
+def _compared(lookup: Lookup, manifest: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
     """The declared comparisons of which both sides have valid trials and a primary readout."""
-    if _primary(manifest) not in trials.columns:
+    if _primary(manifest) not in lookup.trials.columns:
         return []
-    present = set(trials.loc[trials["status"] == "ok", "condition"])
+    present = {name for name, rows in lookup.by_condition.valid.items() if len(rows)}
     declared = [(a, b) for a, b, _ in declared_pairs(manifest)]
     return [(a, b) for a, b in dict.fromkeys(declared) if a in present and b in present]
 
 
-def _unequal_n(trials: pd.DataFrame, manifest: Mapping[str, Any]) -> list[Gate]:
+def _unequal_n(lookup: Lookup, manifest: Mapping[str, Any]) -> list[Gate]:
     gates = []
-    for first, second in _compared(trials, manifest):
-        paired = pair(trials, first, second, _primary(manifest))
+    for first, second in _compared(lookup, manifest):
+        paired = pair(lookup, first, second, _primary(manifest))
         if paired.dropped:
             sentence = f"{first} against {second} in {_primary(manifest)}: {paired.dropped}"
             gates.append(Gate(first, "unequal_n", "warn", sentence))
     return gates
 
 
-def _undefined(trials: pd.DataFrame, manifest: Mapping[str, Any]) -> list[Gate]:
+def _undefined(lookup: Lookup, manifest: Mapping[str, Any]) -> list[Gate]:
     """Probes without a value in valid trials: failing where a condition has none at all."""
     gates = []
-    apart = ByCondition.of(trials)
-    for probe, columns in probe_columns(trials, manifest).items():
-        undefined = trials[columns[0]].isna().to_numpy() if columns else np.empty(0, dtype=bool)
-        for condition in conditions_of(trials, manifest) if columns else ():
+    apart = lookup.by_condition
+    for probe, columns in probe_columns(lookup.trials, manifest).items():
+        undefined = lookup.trials[columns[0]].isna().to_numpy() if columns else np.empty(0, dtype=bool)
+        for condition in lookup.conditions(manifest) if columns else ():
             rows = apart.ok(condition)
             missing = int(undefined[rows].sum())
             if missing:
@@ -264,23 +271,24 @@ def _one_sided(manifest: Mapping[str, Any]) -> list[Gate]:
     return [Gate(bare[0][0], "one_sided", "warn", sentence)]
 
 
-def _batch_shapes(trials: pd.DataFrame, manifest: Mapping[str, Any]) -> list[Gate]:
+def _batch_shapes(lookup: Lookup, manifest: Mapping[str, Any]) -> list[Gate]:
     """In low precision: reused rows that were computed in a batch of another shape than the row beside
     them."""
-    if full_precision(manifest) or not {"origin", *_SHAPE} <= set(trials.columns):
+    if full_precision(manifest) or not {"origin", *_SHAPE} <= set(lookup.trials.columns):
         return []
     baseline = _baseline(manifest)
-    there = ok_rows(trials, baseline).set_index(_KEY)[[*_SHAPE, "origin"]]
+    origin = lookup.trials["origin"].notna().to_numpy()
+    shape = lookup.trials[_SHAPE].to_numpy(dtype=np.float64, na_value=np.nan)
     unlike: dict[str, tuple[int, int]] = {}
-    for condition in conditions_of(trials, manifest):
+    for condition in lookup.conditions(manifest):
         if condition == baseline:
             continue
-        here = ok_rows(trials, condition).set_index(_KEY)[[*_SHAPE, "origin"]]
-        both = here.join(there.add_suffix("_there"), how="inner")
-        reused = both["origin"].notna() | both["origin_there"].notna()
-        apart = (both[_SHAPE].to_numpy() != both[[f"{name}_there" for name in _SHAPE]].to_numpy()).any(axis=1)
-        if (reused & apart).any():
-            unlike[condition] = (int((reused & apart).sum()), len(both))
+        here, there = lookup.place(condition), lookup.place(baseline)
+        both = (here >= 0) & (there >= 0)
+        here, there = here[both], there[both]
+        apart = (origin[here] | origin[there]) & (shape[here] != shape[there]).any(axis=1)
+        if apart.any():
+            unlike[condition] = (int(apart.sum()), len(here))
     return [
         Gate(
             condition,

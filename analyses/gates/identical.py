@@ -16,9 +16,10 @@ from numpy.typing import NDArray
 from analyses.gates.gate import Gate
 from analyses.gates.receipts import Receipt, full_precision, inert_limit, receipts
 from analyses.summary.folding import large_grids
+from analyses.tables.by_condition import Positions
 from analyses.tables.cells import grid_name
+from analyses.tables.lookup import Lookup
 from analyses.tables.measured import kind_of_column, probe_columns
-from analyses.tables.run import conditions_of
 from analyses.wording import count, listed, plural, share, small
 
 SHARE = 0.99
@@ -26,10 +27,9 @@ FEWEST = 3
 ENOUGH = 1000  # tokens of a condition that a write would hardly all leave as they were
 # Numbers that differ by less than this share of their size are equal but for rounding.
 SAME_FULL, SAME_LOW = 1e-5, 1e-2
-_KEY = ["stage", "item", "repeat"]
 
 
-def identical_gates(trials: pd.DataFrame, manifest: Mapping[str, Any]) -> list[Gate]:
+def identical_gates(trials: pd.DataFrame | Lookup, manifest: Mapping[str, Any]) -> list[Gate]:
     """One gate for every group of conditions whose outcomes agree in at least 99% of the valid trials that
     they share, under the first of them that nothing explains.
 
@@ -38,7 +38,8 @@ def identical_gates(trials: pd.DataFrame, manifest: Mapping[str, Any]) -> list[G
     tell: fewer than 1000 tokens, although the receipts say of each member that its own writes changed
     something that only the texts can show. Two conditions that agree through a third are in one group.
     """
-    outcomes = Outcomes.of(trials, manifest)
+    lookup = Lookup.of(trials)
+    outcomes = Outcomes.of(lookup, manifest)
     names = outcomes.conditions
     # Without texts every grid is told as a whole: a curve of a probe may be flat in parts as a result.
     large = large_grids(names) if outcomes.tokens is not None else large_grids(names, 1)
@@ -50,7 +51,7 @@ def identical_gates(trials: pd.DataFrame, manifest: Mapping[str, Any]) -> list[G
         if _compared(names[i], names[j], place)
     }
     groups = _groups(names, agreement)
-    found = receipts(trials, manifest) if groups else []
+    found = receipts(lookup, manifest) if groups else []
     single = [[name for name in group if name not in place] for group in groups]
     return [
         *(_gate(group, agreement, outcomes, found, manifest) for group in single if len(group) > 1),
@@ -127,33 +128,29 @@ class Outcomes:
     fine: bool
 
     @staticmethod
-    def of(trials: pd.DataFrame, manifest: Mapping[str, Any]) -> Outcomes:
-        """The outcomes of a run's valid trials."""
-        rows = trials[trials["status"] == "ok"].drop_duplicates([*_KEY, "condition"])
-        there = set(rows["condition"])
-        names = [name for name in conditions_of(trials, manifest) if name in there]
-        items = pd.MultiIndex.from_frame(rows[_KEY].drop_duplicates())
-        place = items.get_indexer(pd.MultiIndex.from_frame(rows[_KEY]))
-        column = pd.Index(names).get_indexer(pd.Index(rows["condition"]))
-        tokens, lengths = _tokens(rows, (len(items), len(names)), place, column)
-        probes = {name: found for name, found in probe_columns(rows, manifest).items() if found}
+    def of(trials: pd.DataFrame | Lookup, manifest: Mapping[str, Any]) -> Outcomes:
+        """The outcomes of a run's valid trials; of several of one condition, item and repeat, the first."""
+        lookup = Lookup.of(trials)
+        table = lookup.trials
+        names = [name for name in lookup.conditions(manifest) if len(lookup.by_condition.ok(name))]
+        at = _Places.of(lookup, names)
+        tokens, lengths = _tokens(lookup, at)
+        probes = {name: found for name, found in probe_columns(table, manifest).items() if found}
         what = [] if tokens is None else ["output tokens"]
         if probes:
             what.append(f"values of {listed(list(probes))}")
-        columns = [each for found in probes.values() for each in found]
+        columns = [each for mine in probes.values() for each in mine]
         primary = manifest.get("contrasts", {}).get("primary", "score")
-        if not what and primary in rows.columns:
+        if not what and primary in table.columns:
             what, columns = [f"values of {primary}"], [primary]
-        flat = [_numbers(rows[each]) for each in columns]
-        table = np.concatenate(flat, axis=1) if flat else np.empty((len(rows), 0))
-        values = np.full((len(names), len(items), table.shape[1]), np.nan)
-        values[column, place] = table
+        flat = [_numbers(table[each].iloc[at.rows]) for each in columns]
+        found = np.concatenate(flat, axis=1) if flat else np.empty((len(at.rows), 0))
+        values = np.full((len(names), at.units, found.shape[1]), np.nan)
+        values[at.condition, at.unit] = found
         relative = SAME_FULL if full_precision(manifest) else SAME_LOW
         coarse = ("rank", "accuracy")
-        fine = any(
-            kind_of_column(each, manifest) not in coarse for found in probes.values() for each in found
-        )
-        tolerance = _scale(table) * relative
+        fine = any(kind_of_column(each, manifest) not in coarse for mine in probes.values() for each in mine)
+        tolerance = _scale(found) * relative
         return Outcomes(tuple(names), listed(what), tokens, lengths, values, tolerance, relative, fine)
 
     def agreement(self, first: str, second: str) -> tuple[int, int]:
@@ -174,22 +171,45 @@ class Outcomes:
         return int(both.sum()), int(equal[both].sum())
 
 
-def _tokens(
-    rows: pd.DataFrame, shape: tuple[int, int], place: NDArray[Any], column: NDArray[Any]
-) -> tuple[NDArray[np.int64] | None, NDArray[np.int64]]:
+@dataclass(frozen=True)
+class _Places:
+    """The valid rows of a table, and for each its unit (of `units`) and its condition, as numbers."""
+
+    rows: Positions
+    unit: Positions
+    condition: Positions
+    units: int
+
+    @staticmethod
+    def of(lookup: Lookup, names: Sequence[str]) -> _Places:
+        kept = []
+        first = np.empty(lookup.units.size, dtype=np.intp)
+        for name in names:
+            rows = lookup.by_condition.ok(name)
+            codes = lookup.units.codes[rows]
+            first[codes[::-1]] = rows[::-1]
+            kept.append(rows[first[codes] == rows])
+        rows = np.concatenate(kept) if kept else np.empty(0, dtype=np.intp)
+        unit, units = pd.factorize(lookup.units.codes[rows])
+        condition = np.repeat(np.arange(len(names)), [len(each) for each in kept])
+        return _Places(rows, unit, condition, len(units))
+
+
+def _tokens(lookup: Lookup, at: _Places) -> tuple[NDArray[np.int64] | None, NDArray[np.int64]]:
+    shape = (at.units, int(at.condition.max(initial=-1)) + 1)
     found, lengths = np.full(shape, -1, dtype=np.int64), np.zeros(shape, dtype=np.int64)
-    if "output_ids" not in rows.columns:
+    if lookup.outputs is None or not (lookup.outputs[0][at.rows] >= 0).any():
         return None, lengths
-    texts = pd.Series([output_of(value) for value in rows["output_ids"]], dtype=object)
-    if texts.isna().all():
-        return None, lengths
-    found[place, column] = pd.factorize(texts)[0]
-    lengths[place, column] = [0 if text is None else len(text) for text in texts]
+    codes, sizes = lookup.outputs
+    found[at.unit, at.condition] = codes[at.rows]
+    lengths[at.unit, at.condition] = sizes[at.rows]
     return found, lengths
 
 
 def _numbers(column: pd.Series) -> NDArray[np.float64]:
     """A column of numbers or of lists of numbers as [rows, longest list], NaN where nothing is."""
+    if pd.api.types.is_numeric_dtype(column.dtype):
+        return column.to_numpy(dtype=np.float64, na_value=np.nan)[:, None]
     cells = [np.atleast_1d(np.asarray([] if _missing(v) else v, dtype=np.float64)) for v in column]
     found = np.full((len(cells), max((len(cell) for cell in cells), default=0)), np.nan)
     for row, cell in enumerate(cells):
@@ -218,14 +238,6 @@ def _groups(names: Sequence[str], agreement: Mapping[tuple[str, str], tuple[int,
     for name in names:
         groups.setdefault(head[name], []).append(name)
     return [group for group in groups.values() if len(group) > 1]
-
-
-def output_of(value: Any) -> tuple[int, ...] | None:
-    """The tokens of one trial as a tuple, whatever the table keeps them in; None where there are none."""
-    if value is None or isinstance(value, float):
-        return None
-    found = tuple(int(token) for token in value)
-    return found if found else None
 
 
 def _gate(

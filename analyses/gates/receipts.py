@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 
 from analyses.statistics.clusters import Floats
-from analyses.tables.by_condition import ByCondition, Positions, numbers
-from analyses.tables.run import conditions_of
+from analyses.tables.by_condition import Positions
+from analyses.tables.lookup import Lookup
 
 PHASES = ("prefill", "decode")
 INERT_FULL, INERT_LOW = 1e-6, 1e-3  # relative changes that count as none, by the dtype of the run
@@ -66,35 +66,19 @@ class Receipt:
         return self.relative_change if self.spec.get("has_old", True) else self.logit_change
 
 
-def receipts(trials: pd.DataFrame, manifest: Mapping[str, Any]) -> list[Receipt]:
+def receipts(trials: pd.DataFrame | Lookup, manifest: Mapping[str, Any]) -> list[Receipt]:
     """The receipts of every write of every condition, in the manifest's order. Columns that are missing or
     null count as 0 positions; an infinite change stays infinite."""
     found = []
-    apart = ByCondition.of(trials)
-    columns = _Columns(trials, {})
-    for condition in conditions_of(trials, manifest):
+    lookup = Lookup.of(trials)
+    for condition in lookup.conditions(manifest):
         declared = manifest.get("conditions", {}).get(condition, {})
-        rows = apart.ok(condition)
+        rows = lookup.by_condition.ok(condition)
         for write, spec in (declared.get("writes") or {}).items():
             tokens = declared.get("sampling", {}).get("max_new_tokens")
             tokens = 1 if tokens is None else int(tokens)
-            found.append(_receipt(condition, write, spec, columns, rows, tokens))
+            found.append(_receipt(condition, write, spec, lookup, rows, tokens))
     return found
-
-
-@dataclass(frozen=True)
-class _Columns:
-    """Columns of a table as numbers, each converted once."""
-
-    trials: pd.DataFrame
-    known: dict[str, Floats | None]
-
-    def of(self, column: str, rows: Positions) -> Floats:
-        """The values in some rows; none where the table does not have the column."""
-        if column not in self.known:
-            self.known[column] = numbers(self.trials, column)
-        held = self.known[column]
-        return np.empty(0, dtype=np.float64) if held is None else held[rows]
 
 
 def full_precision(manifest: Mapping[str, Any]) -> bool:
@@ -108,10 +92,14 @@ def inert_limit(manifest: Mapping[str, Any]) -> float:
 
 
 def _receipt(
-    condition: str, write: str, spec: Mapping[str, Any], columns: _Columns, rows: Positions, tokens: int
+    condition: str, write: str, spec: Mapping[str, Any], lookup: Lookup, rows: Positions, tokens: int
 ) -> Receipt:
+    def values(field: str) -> Floats:
+        held = lookup.numbers(f"{write}.{field}")
+        return np.empty(0, dtype=np.float64) if held is None else held[rows]
+
     def total(field: str) -> int:
-        column = columns.of(f"{write}.{field}", rows)
+        column = values(field)
         return int(np.nansum(column)) if len(column) else 0
 
     asked = {phase: total(f"asked_{phase}") for phase in PHASES}
@@ -123,7 +111,7 @@ def _receipt(
     # that never found a step to act on has still done nothing.
     if (during == "both" and asked["decode"] > 0) or (during == "decode" and tokens > 0):
         phases.append("decode")
-    ahead = columns.of(f"{write}.keys_ahead", rows)
+    ahead = values("keys_ahead")
     return Receipt(
         condition=condition,
         write=write,
@@ -135,8 +123,8 @@ def _receipt(
         shadowed={"prefill": total("positions_shadowed"), "decode": total("decode_shadowed")},
         keys_ahead=total("keys_ahead"),
         trials_ahead=int((ahead > 0).sum()),
-        relative_change=_mean(columns.of(f"{write}.relative_change", rows)),
-        logit_change=_mean(columns.of(f"{write}.logit_change", rows)),
+        relative_change=_mean(values("relative_change")),
+        logit_change=_mean(values("logit_change")),
     )
 
 

@@ -12,13 +12,16 @@ from analyses.gates.gate import Gate
 from analyses.gates.identical import Outcomes
 from analyses.gates.partial import partial_gates
 from analyses.gates.receipts import Receipt, full_precision, inert_limit
+from analyses.tables.lookup import Lookup
 from analyses.wording import count, listed, plural, small
 
 NOOP_FULL, NOOP_LOW = 1e-4, 1e-2
 _LOGITS = "first logits that it acts on"
 
 
-def write_gates(found: Sequence[Receipt], trials: pd.DataFrame, manifest: Mapping[str, Any]) -> list[Gate]:
+def write_gates(
+    found: Sequence[Receipt], trials: pd.DataFrame | Lookup, manifest: Mapping[str, Any]
+) -> list[Gate]:
     """The gates of every write. A condition without a valid trial is left to the gates of the design."""
     full = full_precision(manifest)
     gates: list[Gate] = []

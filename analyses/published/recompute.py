@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
@@ -59,7 +59,7 @@ def published_rows(block: str) -> list[PublishedRow]:
     rows = []
     for condition, printed in data["deltas"].items():
         test = tests[condition]
-        for name, value in _figures(test).items():
+        for name, value in from_sums(test).items():
             if name in printed:
                 rows.append(_row(block, condition, name, printed[name], value))
         assert test.ci_low is not None and test.ci_high is not None
@@ -67,8 +67,8 @@ def published_rows(block: str) -> list[PublishedRow]:
         rows.append(_row(block, condition, "ci95 low", low, test.ci_low))
         rows.append(_row(block, condition, "ci95 high", high, test.ci_high))
     for name, printed in data.get("contrasts_unpaired", {}).items():
-        first, second = (_named(part, tests) for part in name.split("_vs_"))
-        t, p = _pooled(tests[first], tests[second], n)
+        first, second = (named(part, tests) for part in name.split("_vs_"))
+        t, p = pooled(tests[first], tests[second], n)
         rows.append(_row(block, f"{first} vs {second}", "t, unpaired", printed["t"], t))
         rows.append(_row(block, f"{first} vs {second}", "p, unpaired", printed["p"], p))
     return rows
@@ -81,10 +81,24 @@ def deltas(block: str) -> dict[str, TTest]:
     n = int(data["n_pairs"])
     found = {}
     for condition, printed in data["deltas"].items():
-        total, squares = int(printed["sum"]), int(printed["sum_sq"])
-        variance = (squares - total**2 / n) / (n - 1)
-        found[condition] = from_moments(total / n, variance**0.5, n)
+        found[condition] = Sums(int(printed["sum"]), int(printed["sum_sq"]), n).test()
     return found
+
+
+@dataclass(frozen=True)
+class Sums:
+    """Sum and sum of squares of n whole numbers, which give every figure of their t test."""
+
+    total: int
+    squares: int
+    n: int
+
+    def test(self) -> TTest:
+        """The naive one-sample t test. Raises ValueError where the numbers do not differ."""
+        variance = (self.squares - self.total**2 / self.n) / (self.n - 1)
+        if not variance > 0:
+            raise ValueError(f"expected squares that sum to more than {self.total}^2 / {self.n}")
+        return from_moments(self.total / self.n, variance**0.5, self.n)
 
 
 def contradictions(
@@ -112,7 +126,8 @@ def contradictions(
     return found
 
 
-def _figures(test: TTest) -> dict[str, float]:
+def from_sums(test: TTest) -> dict[str, float]:
+    """The figures of a naive test, under the names that transfer.yaml has for them."""
     assert test.difference is not None and test.d_ddof1 is not None and test.d_ddof0 is not None
     assert test.sd is not None and test.t is not None and test.df is not None and test.p is not None
     return {
@@ -126,16 +141,22 @@ def _figures(test: TTest) -> dict[str, float]:
     }
 
 
-def _pooled(first: TTest, second: TTest, n: int) -> tuple[float, float]:
-    a, b = _figures(first), _figures(second)
+def pooled(first: TTest, second: TTest, n: int) -> tuple[float, float]:
+    """(t, p) of the unpaired test between two arms of n, by the pooled variance."""
+    a, b = from_sums(first), from_sums(second)
     t = (a["mean"] - b["mean"]) / ((a["sd"] ** 2 + b["sd"] ** 2) / n) ** 0.5
     return t, float(2 * stats.t.sf(abs(t), 2 * n - 2))
 
 
-def _named(short: str, tests: Mapping[str, TTest]) -> str:
-    """The condition that a contrast's shortened name stands for: "transfer" is transfer_l27."""
-    (name,) = [name for name in tests if name.startswith(short)]
-    return name
+def named(short: str, names: Iterable[str]) -> str:
+    """The condition that a contrast's shortened name stands for: "transfer" is transfer_l27. Raises
+    ValueError where that is none of the names, or several."""
+    found = [name for name in names if name.startswith(short)]
+    if len(found) != 1:
+        raise ValueError(
+            f"{short}: expected the start of one condition's name, got that of {found or 'none'}"
+        )
+    return found[0]
 
 
 def _row(block: str, condition: str, name: str, printed: str, value: float) -> PublishedRow:

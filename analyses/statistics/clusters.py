@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
@@ -12,12 +12,25 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import stats
 
+from analyses.statistics.labels import (
+    TARGET,
+    Codes,
+    coded,
+    columns,
+    in_dimensions,
+    intersection,
+    more_than_one,
+    noun,
+    sizes,
+)
+from analyses.statistics.labels import Labels as Labels
+from analyses.statistics.samples import Floats as Floats
+from analyses.statistics.samples import Values, scaled, usable
+from analyses.statistics.samples import all_equal as all_equal
 from analyses.wording import count, plural
 
-Floats = NDArray[np.float64]
-Codes = NDArray[np.intp]
-Labels = Sequence[Hashable] | NDArray[Any] | pd.Series
 _FEW = 10
+_MANY_PAIRS = 20_000_000  # of values that share a donor in different dimensions: more are not listed
 
 
 @dataclass(frozen=True)
@@ -46,7 +59,7 @@ class ClusteredMean:
 
 
 def clustered_mean(
-    values: Sequence[float] | Floats | pd.Series,
+    values: Values,
     *,
     donor: Labels | Mapping[str, Labels] | None = None,
     target: Labels | None = None,
@@ -70,119 +83,62 @@ def clustered_mean(
     section 2.3 and the section on more than two ways; for a label in two dimensions, Aronow, Samii and
     Assenova (2015), "Cluster-robust variance estimation for dyadic data".
     """
-    x = np.asarray(values, dtype=np.float64)
-    donors, labels = _by_dimension(donor, target)
-    for name, given in labels.items():
-        if len(given) != len(x):
-            raise ValueError(f"{name}: expected {len(x)} labels, one per value, got {len(given)}")
-    finite = np.isfinite(x)
-    notes: list[str] = []
-    if not finite.all():
-        notes.append(f"{count(int((~finite).sum()))} of {plural(len(x), 'value')} undefined and left out")
-    kept = {name: pd.Series(list(given), dtype=object)[finite] for name, given in labels.items()}
-    codes, remarks = _all_codes(kept)
-    return _test(x[finite], codes, {name: kept[name] for name in donors}, confidence, [*notes, *remarks])
+    x, kept, notes = usable(values)
+    labels = columns(in_dimensions(donor, target), len(x), kept)
+    codes, remarks = coded(labels)
+    donors = {name: each for name, each in labels.items() if name != TARGET}
+    return _test(x[kept], codes, donors, confidence, [*notes, *remarks])
 
 
 def cluster_variance(scores: Floats, *, donor: Labels, target: Labels) -> tuple[float, dict[str, int], str]:
     """Variance of the mean of scores that sum to 0, two-way clustered as in `clustered_mean`, with the number
     of clusters of each dimension and a note; for estimates that are means of scores, such as slopes. 0 where
     nothing is left after the clusters."""
-    labels = {
-        name: pd.Series(list(given), dtype=object) for name, given in (("donor", donor), ("target", target))
-    }
-    codes, notes = _all_codes(labels)
-    sizes = {name: int(coded.max()) + 1 for name, coded in codes.items()}
-    usable = {name: coded for name, coded in codes.items() if sizes[name] > 1}
-    variance, _, remark = _variance(scores, usable, {})
+    codes, notes = coded(columns(in_dimensions(donor, target), len(scores)))
+    clusters = more_than_one(codes)
+    variance, _, remark = mean_variance(scores, clusters)
     notes += [remark] if remark else []
-    return max(0.0, variance), {name: sizes[name] for name in usable}, "; ".join(notes)
+    return max(0.0, variance), sizes(clusters), "; ".join(notes)
 
 
 def in_words(clusters: Mapping[str, int]) -> str:
     """Clusters in words: {"donor": 86, "donor:l1": 48, "target": 150} -> "86 donors x 48 donors of l1 x 150
     targets"."""
-    return " x ".join(f"{count(n)} {_noun(name, n)}" for name, n in clusters.items())
-
-
-def _noun(name: str, number: int = 1) -> str:
-    """What one cluster of a dimension is called, or several: `donor:l1` -> "donor of l1"."""
-    kind, _, role = name.partition(":")
-    return kind + ("" if number == 1 else "s") + (f" of {role}" if role else "")
-
-
-def _by_dimension(
-    donor: Labels | Mapping[str, Labels] | None, target: Labels | None
-) -> tuple[list[str], dict[str, Labels]]:
-    """The names of the donors' dimensions, those with the same labels once, and all labels by dimension."""
-    given: Mapping[str, Labels] = {}
-    if donor is not None:
-        given = donor if isinstance(donor, Mapping) else {"donor": donor}
-    labels: dict[str, Labels] = {}
-    for name, found in given.items():
-        if not any(list(found) == list(other) for other in labels.values()):
-            labels[name] = found
-    donors = list(labels)
-    if target is not None:
-        labels["target"] = target
-    return donors, labels
-
-
-def _all_codes(labels: Mapping[str, pd.Series]) -> tuple[dict[str, Codes], list[str]]:
-    """The codes of each dimension that has labels, and what is to be noted."""
-    codes: dict[str, Codes] = {}
-    notes: list[str] = []
-    for name, given in labels.items():
-        coded, remark = _codes(name, given)
-        notes += [remark] if remark else []
-        if coded is not None:
-            codes[name] = coded
-    return codes, notes
-
-
-def _codes(name: str, labels: pd.Series) -> tuple[Codes | None, str]:
-    """Labels as 0..G-1; a value without a label is a cluster of its own."""
-    known = labels.notna().to_numpy()
-    noun = _noun(name)
-    if not known.any():
-        return None, f"no {noun} is recorded: not clustered by {noun}" if len(labels) else ""
-    coded, uniques = pd.factorize(labels)
-    if known.all():
-        return coded, "" if len(
-            uniques
-        ) > 1 else f"one {noun} only: says nothing about other {_noun(name, 2)}"
-    lone = np.flatnonzero(~known)
-    coded[lone] = len(uniques) + np.arange(len(lone))
-    return coded, f"{plural(len(lone), 'value')} without a {noun}, each taken as its own cluster"
+    return " x ".join(f"{count(n)} {noun(name, n)}" for name, n in clusters.items())
 
 
 def _test(
-    x: Floats, codes: dict[str, Codes], donors: Mapping[str, pd.Series], confidence: float, notes: list[str]
+    x: Floats,
+    codes: dict[str, Codes],
+    donors: Mapping[str, NDArray[Any]],
+    confidence: float,
+    notes: list[str],
 ) -> ClusteredMean:
     n = len(x)
-    sizes = {name: int(coded.max()) + 1 for name, coded in codes.items() if n}
-    usable = {name: coded for name, coded in codes.items() if sizes.get(name, 0) > 1}
+    numbers = sizes(codes)
+    usable_codes = more_than_one(codes)
+    x, unit = scaled(x)
     mean = float(x.mean()) if n else None
     sd = float(x.std(ddof=1)) if n > 1 else None
 
     def untested(why: str) -> ClusteredMean:
         note = "; ".join([*notes, why])
-        return ClusteredMean(n, mean, sd, confidence, sizes, "none", note)
+        return ClusteredMean(n, _times(mean, unit), _times(sd, unit), confidence, numbers, "none", note)
 
     if n < 3:
         return untested(f"{plural(n, 'value')}: fewer than 3, so no interval and no test")
     assert mean is not None and sd is not None
     if all_equal(x):
         return untested(f"all {count(n)} values are equal, so there is no spread to test against")
-    if codes and not usable:
+    if codes and not usable_codes:
         return untested("every value belongs to the same clusters, so there is no interval and no test")
-    prompts = {name: given for name, given in donors.items() if name in usable}
-    variance, method, remark = _variance(x - mean, usable, prompts)
+    prompts = {name: given for name, given in donors.items() if name in usable_codes}
+    variance, method, remark = mean_variance(x - mean, usable_codes, prompts)
     notes = [*notes, remark] if remark else notes
     if variance <= 0:
         return untested("the values cancel out within every cluster, so no standard error can be estimated")
-    fewest = min((sizes[name] for name in usable), default=n)
-    if usable and fewest < _FEW:
+    fewest = min((numbers[name] for name in usable_codes), default=n)
+    if usable_codes and fewest < _FEW:
         notes = [*notes, f"only {count(fewest)} clusters in one dimension: the interval is rough"]
     df = fewest - 1
     se = float(np.sqrt(variance))
@@ -190,27 +146,31 @@ def _test(
     half = float(stats.t.ppf(0.5 + confidence / 2, df)) * se
     return ClusteredMean(
         n=n,
-        mean=mean,
-        sd=sd,
-        se=se,
+        mean=mean * unit,
+        sd=sd * unit,
+        se=se * unit,
         df=df,
         t=t,
         p=float(2 * stats.t.sf(abs(t), df)),
-        ci_low=mean - half,
-        ci_high=mean + half,
+        ci_low=(mean - half) * unit,
+        ci_high=(mean + half) * unit,
         confidence=confidence,
-        clusters=sizes,
+        clusters=numbers,
         effective_n=min(float(n), sd**2 / variance),
         method=method,
         note="; ".join(notes),
     )
 
 
-def _variance(
-    residual: Floats, codes: dict[str, Codes], donors: Mapping[str, pd.Series]
+def _times(value: float | None, unit: float) -> float | None:
+    return None if value is None else value * unit
+
+
+def mean_variance(
+    residual: Floats, codes: Mapping[str, Codes], donors: Mapping[str, NDArray[Any]] | None = None
 ) -> tuple[float, str, str]:
-    """Variance of the mean, the method's name, and a remark where a fallback was needed. donors: labels of
-    the dimensions of `codes` that may name one donor twice."""
+    """Variance of the mean, the method's name, and a remark where a fallback was needed. codes: of dimensions
+    with two clusters or more; donors: labels of those that may name one donor twice."""
     if not codes:
         return _one_way(residual, np.arange(len(residual))), "ordinary t test, not clustered", ""
     ways = {name: _one_way(residual, coded) for name, coded in codes.items()}
@@ -221,8 +181,8 @@ def _variance(
     for size in range(2, len(codes) + 1):
         sign = -1 if size % 2 == 0 else 1
         for dimensions in combinations(codes.values(), size):
-            total += sign * _one_way(residual, _intersection(dimensions))
-    across = _across(residual, codes, donors)
+            total += sign * _one_way(residual, intersection(dimensions))
+    across, remark = _across(residual, codes, donors or {})
     if across:
         # The sum over few pairs of values is rough: what it takes away stops at independent values.
         independent = _one_way(residual, np.arange(len(residual)))
@@ -230,38 +190,78 @@ def _variance(
     largest = max(ways.values())
     ordinal = {2: "two", 3: "three"}.get(len(codes), count(len(codes)))
     if total > 1e-12 * largest:
-        return total, f"{ordinal}-way clustered ({' x '.join(codes)})", ""
+        return total, f"{ordinal}-way clustered ({' x '.join(codes)})", remark
     larger = "larger" if len(codes) == 2 else "largest"
     remark = f"the {ordinal}-way variance is not positive: the {larger} one-way variance is used"
     return largest, f"{larger} of the one-way clustered variances", remark
 
 
-def _intersection(dimensions: Sequence[Codes]) -> Codes:
-    """Codes of the distinct combinations."""
-    coded = dimensions[0]
-    for other in dimensions[1:]:
-        coded = np.unique(coded * (int(other.max()) + 1) + other, return_inverse=True)[1]
-    return coded
-
-
-def _across(residual: Floats, codes: Mapping[str, Codes], donors: Mapping[str, pd.Series]) -> float:
+def _across(
+    residual: Floats, codes: Mapping[str, Codes], donors: Mapping[str, NDArray[Any]]
+) -> tuple[float, str]:
     """What values add to the variance that share a donor in different dimensions, and no cluster: the sum of
-    u_i u_j / n^2 over them."""
+    u_i u_j / n^2 over them; and a remark where there are too many to be added."""
     if len(donors) < 2:
-        return 0.0
+        return 0.0, ""
+    # One code for a donor wherever it stands, -1 for none.
+    pooled = pd.factorize(np.concatenate([given.astype(object) for given in donors.values()]))[0]
+    places = np.split(pooled, len(donors))
+    if len(donors) == 2:
+        return _across_two(residual, codes, places[0], places[1]) / len(residual) ** 2, ""
+    return _across_listed(residual, codes, places)
+
+
+def _across_two(residual: Floats, codes: Mapping[str, Codes], first: Codes, second: Codes) -> float:
+    """The sum of u_i u_j over ordered pairs with the first donor of one as the second of the other and no
+    cluster in common, by sums over cells: no pair is listed. Pairs that share clusters drop out by inclusion
+    and exclusion over the dimensions."""
+    # Values alike in every dimension go together.
+    alike = intersection(list(codes.values()))
+    at = np.empty(int(alike.max()) + 1, dtype=np.intp)
+    at[alike] = np.arange(len(alike))
+    sums = np.bincount(alike, weights=residual).astype(np.float64)
+    first, second, codes = first[at], second[at], {name: each[at] for name, each in codes.items()}
+    known = (first >= 0) & (second >= 0)
+    one_way, both_ways = 0.0, 0.0
+    for size in range(len(codes) + 1):
+        for chosen in combinations(codes.values(), size):
+            sign = (-1) ** size
+            left, right = sums * (first >= 0), sums * (second >= 0)
+            one_way += sign * _matched([first, *chosen], left, [second, *chosen], right)
+            turned = sums * known
+            both_ways += sign * _matched([first, second, *chosen], turned, [second, first, *chosen], turned)
+    return 2 * one_way - both_ways
+
+
+def _matched(left: Sequence[Codes], ours: Floats, right: Sequence[Codes], theirs: Floats) -> float:
+    """The sum over combinations of codes of the sum of ours on the left times that of theirs on the right."""
+    joint = intersection([np.concatenate(pair) + 1 for pair in zip(left, right, strict=True)])
+    ours_at, theirs_at = np.split(joint, 2)
+    number = int(joint.max()) + 1
+    by_left = np.bincount(ours_at, weights=ours, minlength=number)
+    return float(by_left @ np.bincount(theirs_at, weights=theirs, minlength=number))
+
+
+def _across_listed(
+    residual: Floats, codes: Mapping[str, Codes], places: Sequence[Codes]
+) -> tuple[float, str]:
+    """The same for three dimensions of donors or more, pair by pair."""
     # Values alike in every dimension go together, so that repeats of an item do not multiply the pairs.
-    _, first, alike = np.unique(_intersection(list(codes.values())), return_index=True, return_inverse=True)
+    _, first, alike = np.unique(intersection(list(codes.values())), return_index=True, return_inverse=True)
     sums = np.bincount(alike, weights=residual)
+    held = [np.bincount(each[first] + 1, minlength=int(max(map(np.max, places))) + 2)[1:] for each in places]
+    if sum(int((a * b).sum()) for a, b in combinations(held, 2)) > _MANY_PAIRS:
+        return 0.0, "too many pairs share a donor in different dimensions: their covariance is left out"
     sides = [
-        pd.DataFrame({"donor": given.to_numpy()[first], "at": np.arange(len(first))}).dropna()
-        for given in donors.values()
+        pd.DataFrame({"donor": each[first], "at": np.arange(len(first))}).query("donor >= 0")
+        for each in places
     ]
     found = pd.concat([a.merge(b, on="donor")[["at_x", "at_y"]] for a, b in combinations(sides, 2)])
     pairs = np.unique(np.sort(found.to_numpy(dtype=np.intp), axis=1), axis=0)
-    for coded in codes.values():
-        of_pair = coded[first][pairs]
+    for each in codes.values():
+        of_pair = each[first][pairs]
         pairs = pairs[of_pair[:, 0] != of_pair[:, 1]]
-    return float(2 * (sums[pairs[:, 0]] * sums[pairs[:, 1]]).sum() / len(residual) ** 2)
+    return float(2 * (sums[pairs[:, 0]] * sums[pairs[:, 1]]).sum() / len(residual) ** 2), ""
 
 
 def _one_way(residual: Floats, coded: Codes) -> float:
@@ -269,8 +269,3 @@ def _one_way(residual: Floats, coded: Codes) -> float:
     sums = np.bincount(coded, weights=residual)
     clusters = len(sums)
     return float(clusters / (clusters - 1) * (sums**2).sum() / len(residual) ** 2)
-
-
-def all_equal(x: Floats) -> bool:
-    """Whether the values differ by no more than rounding."""
-    return bool(np.ptp(x) <= 1e-12 * max(1.0, float(np.abs(x).max())))

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import pandas as pd
 
-from analyses.statistics.clusters import Floats
-from analyses.wording import count, plural
+from analyses.statistics.samples import Values, scaled, usable
 
 STRONG, MODERATE = 8.0, 5.0
 
@@ -33,12 +30,11 @@ class Description:
     note: str
 
 
-def describe(values: Sequence[float] | Floats | pd.Series) -> Description:
+def describe(values: Values) -> Description:
     """Mean, sd, median, range and shares of one sample; undefined values (NaN) are counted, not used."""
-    every = np.asarray(values, dtype=np.float64)
-    x = every[np.isfinite(every)]
+    every, kept, notes = usable(values)
+    x, unit = scaled(every[kept])
     missing = len(every) - len(x)
-    notes = [f"{count(missing)} of {plural(len(every), 'value')} undefined and left out"] if missing else []
     if len(x) == 0:
         note = "; ".join([*notes, "no value"])
         return Description(0, missing, None, None, None, None, None, None, None, None, note)
@@ -47,13 +43,13 @@ def describe(values: Sequence[float] | Floats | pd.Series) -> Description:
     return Description(
         n=len(x),
         missing=missing,
-        mean=float(x.mean()),
-        sd=float(x.std(ddof=1)) if len(x) > 1 else None,
-        median=float(np.median(x)),
-        minimum=float(x.min()),
-        maximum=float(x.max()),
-        strong=float((x >= STRONG).mean()),
-        moderate=float((x >= MODERATE).mean()),
+        mean=float(x.mean()) * unit,
+        sd=float(x.std(ddof=1)) * unit if len(x) > 1 else None,
+        median=float(np.median(x)) * unit,
+        minimum=float(x.min()) * unit,
+        maximum=float(x.max()) * unit,
+        strong=float((x * unit >= STRONG).mean()),
+        moderate=float((x * unit >= MODERATE).mean()),
         none=float((x == 0).mean()),
         note="; ".join(notes),
     )

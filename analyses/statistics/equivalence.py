@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from scipy import stats
@@ -38,3 +39,13 @@ def tost(mean: ClusteredMean, margin: float, alpha: float = 0.05) -> Equivalence
     p = max(above, below)
     half = float(stats.t.ppf(1 - alpha, mean.df)) * mean.se
     return Equivalence(margin, alpha, p, mean.mean - half, mean.mean + half, p < alpha, "")
+
+
+def suggested_margin(effect: float | None) -> float | None:
+    """A third of an effect that is known to be one, such as a positive control's: what may pass for none
+    beside it. None where there is no effect. A suggestion, for a margin is a choice of what matters, made
+    before the run; two thirds of the effect are kept in any case, as in non-inferiority trials against an
+    active control."""
+    if effect is None or not math.isfinite(effect) or effect == 0:
+        return None
+    return abs(effect) / 3

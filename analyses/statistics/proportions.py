@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy import stats
 
-Floats = NDArray[np.float64]
+from analyses.statistics.samples import Floats
 
 
 def binary(values: Floats) -> bool:
@@ -33,11 +33,13 @@ def wilson(share: float, n: float, confidence: float = 0.95) -> tuple[float, flo
 
 def newcombe(first: Floats, second: Floats, n: float, confidence: float = 0.95) -> tuple[float, float]:
     """The interval of the difference between two shares of the same trials, mean(first) - mean(second), each
-    value 0 or 1; n: effective number of pairs. It stands also where every pair differs alike.
+    value 0 or 1; n: effective number of pairs. It stands also where every pair differs alike. Raises
+    ValueError for other values, or columns that differ in length.
 
     Source: Newcombe (1998), "Improved confidence intervals for the difference between binomial proportions
     based on paired data", method 10.
     """
+    _both_binary(first, second)
     a, b = float(first.mean()), float(second.mean())
     low_a, high_a = wilson(a, n, confidence)
     low_b, high_b = wilson(b, n, confidence)
@@ -61,9 +63,53 @@ def sign_test(n: int) -> float:
 
 def mcnemar(first: Floats, second: Floats) -> float:
     """The exact two-sided p of McNemar's test: whether pairs that differ do so as often in either direction.
-    1 where none differs. Source: McNemar (1947); exact by the binomial distribution."""
+    1 where none differs. Raises ValueError for values other than 0 and 1, or columns that differ in length.
+    Source: McNemar (1947); exact by the binomial distribution."""
+    _both_binary(first, second)
     only_first, only_second = int((first > second).sum()), int((first < second).sum())
     if only_first + only_second == 0:
         return 1.0
     found: Any = stats.binomtest(only_first, only_first + only_second, 0.5)
     return float(found.pvalue)
+
+
+@dataclass(frozen=True)
+class TwoByTwo:
+    """Fisher's exact test of two independent shares; `odds_ratio` is that of the counts, None where it is a
+    division by 0. What could not be computed is None, and then `note` says why."""
+
+    ones: tuple[int, int]
+    n: tuple[int, int]
+    difference: float | None
+    odds_ratio: float | None
+    p: float | None
+    method: str
+    note: str
+
+
+def fisher(ones_first: int, n_first: int, ones_second: int, n_second: int) -> TwoByTwo:
+    """The exact two-sided test whether two shares of different, independent trials are the same. For trials
+    of the same items `mcnemar` is the test. Raises ValueError for counts that are not 0 <= ones <= n. Source:
+    Fisher (1935), conditional on the margins."""
+    for ones, n in ((ones_first, n_first), (ones_second, n_second)):
+        if not 0 <= ones <= n:
+            raise ValueError(f"expected 0 <= ones <= n, got {ones} of {n}")
+    counts, sizes = (ones_first, ones_second), (n_first, n_second)
+    method = "Fisher's exact test, independence assumed"
+    if min(sizes) == 0:
+        return TwoByTwo(counts, sizes, None, None, None, method, "an arm without a trial, no test")
+    table = [[ones_first, n_first - ones_first], [ones_second, n_second - ones_second]]
+    found: Any = stats.fisher_exact(table)
+    below = table[0][1] * table[1][0]
+    ratio = table[0][0] * table[1][1] / below if below else None
+    note = "" if ratio is not None else "the odds ratio is a division by 0"
+    difference = ones_first / n_first - ones_second / n_second
+    return TwoByTwo(counts, sizes, difference, ratio, float(found.pvalue), method, note)
+
+
+def _both_binary(first: Floats, second: Floats) -> None:
+    if len(first) != len(second):
+        raise ValueError(f"expected pairs, got {len(first)} and {len(second)} values")
+    for values in (first, second):
+        if len(values) and not binary(values):
+            raise ValueError("expected values that are 0 or 1")

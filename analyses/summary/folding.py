@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from analyses.comparisons.contrast import ALPHA, HOLM, corrected, correction_name
 from analyses.tables.cells import axis_words, grid_name
 from analyses.wording import count, plural, small, together
 
@@ -83,7 +84,7 @@ def fold_contrasts(
     summary: Mapping[str, Any], most: int = MOST_CELLS
 ) -> tuple[list[Mapping[str, Any]], list[str]]:
     """The contrasts that are told one by one, and a sentence for each grid of which a cell is compared in all
-    others: how many of its differences stand after Holm, and the largest."""
+    others: how many of its differences stand when corrected, and the largest."""
     large = large_grids(list(summary["conditions"]), most)
     single: list[Mapping[str, Any]] = []
     apart: dict[tuple[str, ...], list[Mapping[str, Any]]] = {}
@@ -96,10 +97,12 @@ def fold_contrasts(
             single.append(each)
     sentences = []
     for (one, other, _), members in apart.items():
-        stand = [each for each in members if each["p_holm"] is not None and each["p_holm"] < 0.05]
+        decided = [corrected(each) for each in members]
+        stand = [p for p in decided if p is not None and p < ALPHA]
+        after = correction_name(members[0].get("correction", HOLM))
         known = [each for each in members if each["difference"] is not None]
         whole = plural(len(members), "comparison")
-        told = f"{one} - {other} in {summary['primary']}: {count(len(stand))} of {whole} stand after Holm"
+        told = f"{one} - {other} in {summary['primary']}: {count(len(stand))} of {whole} stand after {after}"
         if known:
             largest = max(known, key=lambda each: abs(each["difference"]))
             value, low, high = together(largest["difference"], largest["ci_low"], largest["ci_high"])

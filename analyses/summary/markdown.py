@@ -17,15 +17,16 @@ from analyses.findings.tables import (
 from analyses.summary.folding import (
     cell_of,
     fold,
-    fold_contrasts,
     fold_gates,
     fold_receipts,
     large_grids,
     without_cells,
 )
+from analyses.summary.markdown_analyses import analyses_section
+from analyses.summary.markdown_contrasts import contrasts_section, explored_section
 from analyses.summary.markdown_published import markdown_table, published_section
 from analyses.tables.run import SCORES
-from analyses.wording import bare_p, count, figure, in_column, plural, small, together
+from analyses.wording import count, figure, in_column, plural, small, together
 
 
 def to_markdown(summary: Mapping[str, Any]) -> str:
@@ -41,6 +42,8 @@ def to_markdown(summary: Mapping[str, Any]) -> str:
         lines += ["## Findings", "", *_findings(summary["findings"]), ""]
     if "stages" in summary:
         lines += _of_stages(summary)
+        if summary.get("analyses"):
+            lines += ["## Analyses", "", *analyses_section(summary["analyses"], "##"), ""]
     else:
         lines += ["## Gates", "", *_gates(summary), ""]
         lines += _measured(summary, "##")
@@ -54,11 +57,15 @@ def _measured(summary: Mapping[str, Any], mark: str) -> list[str]:
         lines += [f"{mark} Checks", "", *_checks(summary), ""]
     lines += [f"{mark} What each condition does", "", *_words(summary), ""]
     lines += [f"{mark} Results by condition", "", *_results(summary), ""]
-    lines += [f"{mark} Contrasts", "", *_contrasts(summary, mark), ""]
+    lines += [f"{mark} Contrasts", "", *contrasts_section(summary, mark), ""]
+    if summary.get("exploratory"):
+        lines += [f"{mark} Exploratory", "", *explored_section(summary), ""]
     if summary["trends"]:
         lines += [f"{mark} Trends", "", *_trends(summary), ""]
     if summary["repeats"]:
         lines += [f"{mark} By repeat", "", *_repeats(summary), ""]
+    if summary.get("analyses"):
+        lines += [f"{mark} Analyses", "", *analyses_section(summary["analyses"], mark), ""]
     lines += [f"{mark} Receipts", "", *_receipts(summary), ""]
     if summary["published"] is not None:
         lines += [f"{mark} As published", "", *published_section(summary["published"]), ""]
@@ -228,80 +235,6 @@ def means(summary: Mapping[str, Any], readout: str) -> list[float | None]:
     return [each["readouts"].get(readout, {}).get("mean") for each in summary["conditions"].values()]
 
 
-def _contrasts(summary: Mapping[str, Any], mark: str) -> list[str]:
-    if not summary["contrasts"]:
-        return ["None was declared."]
-    head = ["contrast", "n", "difference", "95% CI", "p", "p (Holm)", "d_z (ddof 1)", "effective n", "df"]
-    rows = []
-    single, of_grids = fold_contrasts(summary)
-    for each in single:
-        tost = each["equivalence"]
-        difference, low, high = together(each["difference"], each["ci_low"], each["ci_high"])
-        rows.append(
-            [
-                f"`{each['condition']}` - `{each['against']}`"
-                + (f", TOST {tost['margin']:g}" if tost else ""),
-                count(each["n"]) if each["n"] is not None else "0",
-                difference,
-                "undefined" if each["ci_low"] is None else f"{low} to {high}",
-                bare_p(tost["p"] if tost else each["p"]),
-                bare_p(each["p_holm"]),
-                figure(each["d_z_ddof1"]),
-                "undefined" if each["effective_n"] is None else count(each["effective_n"]),
-                "undefined" if each["df"] is None else str(each["df"]),
-            ]
-        )
-    family = summary["contrasts"][0]["family"]
-    about = (
-        f"Paired differences in {summary['primary']}, clustered by every donor that was read and by target, "
-        f"df = fewest clusters - 1. p is corrected by Holm over a family of {count(family)}; for TOST rows "
-        "it is that of the equivalence test. Cohen's d is d_z, mean / sd of the paired differences with "
-        "ddof 1."
-    )
-    sentences = [f"- {sentence}" for sentence in (*map(with_note, single), *of_grids)]
-    adjusted = [each for each in single if each.get("adjusted")]
-    table = [*markdown_table(head, rows), ""] if rows else []
-    if adjusted:
-        return [*sentences, "", *table, about, "", *_adjusted(adjusted, mark)]
-    return [*sentences, "", *table, about]
-
-
-def _adjusted(contrasts: Sequence[Mapping[str, Any]], mark: str) -> list[str]:
-    head = ["contrast", "covariate: mean gap, slope", "difference", "adjusted", "95% CI", "p", "p (Holm)"]
-    rows = []
-    for each in contrasts:
-        found = each["adjusted"]
-        told = [
-            f"{name}: {figure(found['gaps'].get(name))}, {small(found['slopes'].get(name))}"
-            for name in found["covariates"]
-        ]
-        difference, low, high = together(found["difference"], found["ci_low"], found["ci_high"])
-        rows.append(
-            [
-                f"`{each['condition']}` - `{each['against']}`",
-                "; ".join(told),
-                figure(each["difference"]),
-                difference,
-                "undefined" if found["ci_low"] is None else f"{low} to {high}",
-                bare_p(found["p"]),
-                bare_p(found["p_holm"]),
-            ]
-        )
-    about = (
-        "Adjusted: the difference at equal covariates, by least squares over the pairs, clustered as the "
-        "others. Holm corrects over the adjusted differences, apart."
-    )
-    return [
-        f"{mark}# Adjusted",
-        "",
-        *(f"- {c['adjusted']['sentence']}" for c in contrasts),
-        "",
-        *markdown_table(head, rows),
-        "",
-        about,
-    ]
-
-
 def _trends(summary: Mapping[str, Any]) -> list[str]:
     lines = []
     for each in summary["trends"]:
@@ -377,13 +310,6 @@ def _receipts(summary: Mapping[str, Any]) -> list[str]:
             ]
         )
     return markdown_table(head, rows)
-
-
-def with_note(contrast: Mapping[str, Any]) -> str:
-    """A contrast's sentence with the note on its figures; an untested one has its reason in the sentence."""
-    if not contrast["note"] or contrast["p"] is None:
-        return str(contrast["sentence"])
-    return f"{contrast['sentence']} (Note: {contrast['note']}.)"
 
 
 def percent(value: float | None) -> str:

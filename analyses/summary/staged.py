@@ -12,7 +12,7 @@ from analyses.gates.stages import empty_selections
 from analyses.tables.run import Run
 from analyses.tables.stages import left_out
 
-_BY_STAGE = ("contrasts", "checks", "trends", "repeats", "gates", "receipts")
+_BY_STAGE = ("contrasts", "exploratory", "checks", "trends", "repeats", "gates", "receipts")
 _RANGES = ("norm", "resid_norm", "separation", "consistency")
 _CHOICE = ("from", "over", "chosen", "sentence", "n_items", "n_cells", "n_pass", "chance")
 
@@ -21,8 +21,9 @@ def of_stages(run: Run, stages: Mapping[str, Mapping[str, Any]]) -> dict[str, An
     """The part of a summary that its stages make up. stages: the summary of each that has trials.
 
     `findings`, `choices`, `artefacts`, `left_out` (stage -> reason) and `stages`; `conditions` by
-    "stage.condition"; contrasts, checks, trends, repeats, gates and receipts of all stages, each with its
-    `stage`. The table of a choice is in choices/NAME.json, that of an artefact in artefacts/NAME.json.
+    "stage.condition"; contrasts, exploratory, checks, trends, repeats, gates, receipts of all stages,
+    each with its `stage`. The table of a choice is in choices/NAME.json, that of an artefact in
+    artefacts/NAME.json.
     """
     choices = read_choices(run.folder)
     found: dict[str, Any] = {

@@ -13,8 +13,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from analyses.comparisons.as_published import naive_against_baseline, naive_between_arms
 from analyses.comparisons.checks import checks
-from analyses.comparisons.contrasts import Contrast, contrasts, naive_against_baseline, naive_between_arms
+from analyses.comparisons.contrast import HOLM, Contrast
+from analyses.comparisons.contrasts import MOST_CHECKED, contrasts
+from analyses.comparisons.exploratory import exploratory
+from analyses.comparisons.margins import SuggestedMargin, margin_of
 from analyses.comparisons.repeats import by_repeat
 from analyses.comparisons.trends import trends
 from analyses.findings.findings import findings
@@ -22,9 +26,11 @@ from analyses.gates.all_gates import all_gates
 from analyses.gates.receipts import Receipt, receipts
 from analyses.published.recompute import published_rows
 from analyses.statistics.describe import describe
+from analyses.studies.studies import plain_study, studies
 from analyses.summary.markdown import to_markdown
 from analyses.summary.staged import of_stages, plain_finding
 from analyses.tables.by_condition import ByCondition, numbers
+from analyses.tables.lookup import Lookup
 from analyses.tables.run import SCORES, Run, conditions_of, ok_rows, value_columns
 from analyses.tables.stages import stage_runs, staged
 from analyses.wording import count, plural
@@ -38,8 +44,8 @@ def summarise(run: Run) -> Summary:
     `conditions` maps each name to its counts, words and one description per readout; `contrasts`, `checks`,
     `trends`, `repeats`, `gates` and `receipts` are lists; `published` is null or the block with the figures
     of this run computed the same way; `unfinished` is null or one sentence on the trials that have not ended.
-    `findings` are there where the experiment declares any. A run with stages has besides what
-    `summary.staged.of_stages` says, with a summary of this form for each stage.
+    `findings` are there where the experiment declares any; `analyses` lists those that it declares. A run
+    with stages has besides what `summary.staged.of_stages` says, with a summary of this form for each stage.
     """
     if not staged(run.manifest):
         summary = _of_one(run)
@@ -48,6 +54,7 @@ def summarise(run: Run) -> Summary:
     else:
         stages = {name: _of_one(each) for name, each in stage_runs(run).items()}
         summary = _of_the_run(run) | of_stages(run, stages)
+    summary["analyses"] = [plain_study(each) for each in studies(run)]
     plain = _plain(summary)
     assert isinstance(plain, dict)
     return plain
@@ -72,7 +79,10 @@ def _of_one(run: Run) -> Summary:
     """The summary of a flat run, or of one stage."""
     trials, manifest = run.trials, run.manifest
     experiment = manifest.get("experiment", {})
-    found = contrasts(trials, manifest)
+    table = Lookup.of(trials)
+    margin = margin_of(table, manifest)
+    found = contrasts(table, manifest, suggested=None if margin is None else margin.suggested)
+    explored, on_explored = exploratory(table, manifest, found, MOST_CHECKED)
     options = manifest.get("contrasts", {})
     return {
         "experiment": dict(experiment),
@@ -84,7 +94,12 @@ def _of_one(run: Run) -> Summary:
         "baseline": options.get("baseline", "baseline"),
         "statistics": options.get("statistics", "paired_clustered"),
         "conditions": _conditions(trials, manifest),
+        "correction": options.get("correction", HOLM),
         "contrasts": [_contrast(each) for each in found],
+        "exploratory": [asdict(each) for each in explored],
+        "exploratory_sentence": on_explored,
+        "margin": None if margin is None else _margin(margin),
+        "power": manifest.get("power"),
         "checks": [asdict(each) for each in checks(trials, manifest)],
         "trends": [asdict(each) for each in trends(trials, manifest)],
         "repeats": [asdict(each) for each in by_repeat(trials, manifest)],
@@ -144,14 +159,23 @@ def _contrast(each: Contrast) -> dict[str, Any]:
             key: test.get(key) for key in ("n", "sd", "se", "df", "t", "p", "ci_low", "ci_high", "confidence")
         },
         "p_holm": each.p_holm,
+        "p_corrected": each.p_corrected,
+        "correction": each.correction,
+        "role": "primary",
         "family": each.family,
         "method": test.get("method"),
         "clusters": test.get("clusters"),
         "effective_n": test.get("effective_n"),
         "d_z_ddof1": each.d_z_ddof1,
         "d_z_ddof0": each.d_z_ddof0,
+        "d_pooled_ddof1": each.d_pooled_ddof1,
+        "icc": dict(each.icc),
         "detectable_80_percent_power": each.detectable,
+        "margin": asdict(each.margin),
         "equivalence": asdict(each.equivalence) if each.equivalence is not None else None,
+        "cross_checks": [asdict(check) for check in each.cross_checks],
+        "cross_check_sentence": each.cross_check_sentence,
+        "sensitivity": None if each.sensitivity is None else asdict(each.sensitivity),
         "exploratory": each.exploratory,
         "dropped": each.dropped,
         "note": each.note,
@@ -162,6 +186,11 @@ def _contrast(each: Contrast) -> dict[str, Any]:
     if each.naive is not None:
         flat["as_published"] = asdict(each.naive)
     return flat
+
+
+def _margin(found: SuggestedMargin) -> dict[str, Any]:
+    plain = asdict(found)
+    return {"suggested": plain.pop("suggested"), "from": plain.pop("condition"), **plain}
 
 
 def _adjusted(each: Contrast) -> dict[str, Any]:

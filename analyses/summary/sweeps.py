@@ -205,7 +205,7 @@ def _print(rows: Sequence[Mapping[str, Any]], of: str, console: Console) -> None
     lines: dict[tuple[str, ...], dict[tuple[str, ...], str]] = {}
     for row in rows:
         line = tuple(filter(None, (row["experiment"] if several else "", _stage(row, of), row[of])))
-        lines.setdefault(line, {})[_column(row, axes, several)] = _value(row, of)
+        lines.setdefault(line, {})[_column(row, axes, several)] = value_in_table(row, of)
     if len(columns) <= _MOST_COLUMNS:
         table.add_column(of)
         for column in columns:
@@ -234,7 +234,7 @@ def _stage(row: Mapping[str, Any], of: str) -> str | None:
     return row.get("stage") if of == "condition" else None
 
 
-def _value(row: Mapping[str, Any], of: str) -> str:
+def value_in_table(row: Mapping[str, Any], of: str) -> str:
     """The figure of a row with its interval; of a layer, with its depth."""
     value = row.get("mean" if of == "condition" else "value")
     if isinstance(value, list):

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from analyses.comparisons.contrast import HOLM, corrected
 from analyses.findings.tables import (
     HEAD,
     artefact_sentences,
@@ -28,7 +29,8 @@ from analyses.summary.folding import (
     fold_gates,
     without_cells,
 )
-from analyses.summary.markdown import means, others, percent, repeat_cell, span, with_note
+from analyses.summary.markdown import means, others, percent, repeat_cell, span
+from analyses.summary.markdown_contrasts import on_the_family, remarks, with_note
 from analyses.wording import bare_p, count, figure, in_column, plural, small, together
 
 WIDTH = 110
@@ -38,6 +40,7 @@ _MAIN = ("mean", "sd", "med", "range")
 _SHORT = {"markers": "mark", "perplexity": "ppl"}
 _MOST_APART = 4  # columns of other readouts in one table
 _SHARES = (">=8", ">=5", "0")
+_SHORT_CORRECTION = {"bonferroni": "Bonf.", "benjamini_hochberg": "BH"}
 _VERDICTS = {"met": "green", "not met": "bold red", "undecided": "yellow"}
 _MOST_EXPECTED = 2  # gates that say what was announced, in full; more are counted
 _WIDEST_NAME = 34
@@ -46,9 +49,10 @@ _STYLES = {"fail": "bold red", "warn": "yellow", "expected": "dim", "pass": "gre
 
 
 def print_summary(console: Console, summary: Mapping[str, Any]) -> None:
-    """Print findings, choices, conditions, contrasts, checks and gates of a summary; no line is wider than
-    110 columns or the terminal. What is left to `summary.md`: the sentences of checks that are met, and of
-    more than two expected gates. A large grid is one row, with its lowest and its highest cell."""
+    """Print findings, choices, conditions, contrasts, checks, analyses and gates of a summary; no line is
+    wider than 110 columns or the terminal. What is left to `summary.md`: the sentences of checks that are
+    met, those of more than two expected gates, and tables of analyses. A large grid is one row, with its
+    lowest and its highest cell."""
     width = min(WIDTH, console.width)
     if summary["unfinished"]:
         name = summary["experiment"].get("name", "This run")
@@ -67,6 +71,8 @@ def print_summary(console: Console, summary: Mapping[str, Any]) -> None:
             _print_measured(console, stage, width, MOST_OF_A_STAGE)
     else:
         _print_measured(console, summary, width, MOST_CELLS)
+    for each in summary.get("analyses") or ():
+        console.print(Text(each["sentence"]), width=width)
     for verdict, sentence in _gates(fold_gates(summary["gates"])):
         console.print(_judged(verdict, sentence, _STYLES), width=width)
 
@@ -113,10 +119,15 @@ def _print_measured(console: Console, summary: Mapping[str, Any], width: int, mo
         console.print(_repeats(repeats[start : start + _SIDE_BY_SIDE]), width=width)
     for each in contrasts:
         console.print(Text(with_note(each)), width=width)
+        for sentence in remarks(each):
+            console.print(Text(f"  {sentence}", style="dim"), width=width)
         if each.get("adjusted"):
             console.print(Text(each["adjusted"]["sentence"]), width=width)
-    for sentence in of_grids:
+    for sentence in (*of_grids, *on_the_family({**summary, "power": None}, contrasts)):
         console.print(Text(sentence), width=width)
+    if summary.get("exploratory"):
+        number = plural(len(summary["exploratory"]), "exploratory comparison")
+        console.print(Text(f"{number} of other readouts: summary.md has each.", style="dim"), width=width)
     for each in (*summary["trends"], *repeats):
         console.print(Text(each["sentence"]), width=width)
     if summary["checks"]:
@@ -182,7 +193,7 @@ def _found(check: Mapping[str, Any]) -> str:
 def _conditions(summary: Mapping[str, Any], beside: Sequence[str], *, main: bool) -> Table:
     """One row per condition: the primary readout (`main`), and the means of the readouts beside it."""
     primary = summary["primary"]
-    title = f"{primary} by condition" if main else "other readouts, means"
+    title = f"{primary} by condition" if main else "other readouts, means, exploratory"
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), title=title, title_justify="left")
     table.add_column("condition", overflow="fold", min_width=14, max_width=_WIDEST_NAME)
     told = {}
@@ -239,7 +250,8 @@ def _grids(summary: Mapping[str, Any], most: int) -> Table | None:
 def _contrasts(contrasts: Sequence[Mapping[str, Any]]) -> Table:
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), title="contrasts", title_justify="left")
     table.add_column("contrast", overflow="fold", min_width=14, max_width=46)
-    for head in ("n", "diff", "95% CI", "p (Holm)", "d_z ddof 1", "eff. n", "df"):
+    by = _SHORT_CORRECTION.get(contrasts[0].get("correction", HOLM), "Holm")
+    for head in ("n", "diff", "95% CI", f"p ({by})", "d_z ddof 1", "eff. n", "df"):
         table.add_column(head, justify="right", no_wrap=True)
     for each in contrasts:
         tost = each["equivalence"]
@@ -253,7 +265,7 @@ def _contrasts(contrasts: Sequence[Mapping[str, Any]]) -> Table:
             "0" if each["n"] is None else count(each["n"]),
             _short(each["difference"], difference),
             interval,
-            "-" if each["p_holm"] is None else bare_p(each["p_holm"]),
+            "-" if corrected(each) is None else bare_p(corrected(each)),
             _short(each["d_z_ddof1"], figure(each["d_z_ddof1"])),
             "-" if each["effective_n"] is None else count(each["effective_n"]),
             "-" if each["df"] is None else str(each["df"]),

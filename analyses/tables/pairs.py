@@ -3,20 +3,49 @@ which donors were read for them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from functools import cached_property
+from typing import Any, NamedTuple
 
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from analyses.statistics.clusters import ClusteredMean, Floats, clustered_mean
-from analyses.tables.run import ok_rows
+from analyses.tables.by_condition import Positions
+from analyses.tables.lookup import KEY as KEY
+from analyses.tables.lookup import OWN, Lookup
 from analyses.wording import count, plural
 
-OWN = "donor"  # the role of the donor that an item is drawn with
 OTHER = "other_donor"
-KEY = ["stage", "item", "repeat"]
+DIFFERENCE, EQUIVALENCE = "difference", "equivalence"
 _NO_DONOR = (None, "", "self")
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """The prompts of some pairs as numbers: equal ones for the same prompt, in whatever dimension a donor
+    stands; NaN for none. A dimension without any donor is left out."""
+
+    donors: Mapping[str, Floats]
+    target: Floats
+
+    @staticmethod
+    def of(donors: Mapping[str, NDArray[Any]], target: NDArray[Any] | pd.Series) -> Prompts:
+        """Those of labels, by dimension."""
+        found: dict[str, Floats] = {}
+        if donors:
+            together = pd.factorize(np.concatenate([each.astype(object) for each in donors.values()]))[0]
+            apart = np.split(together, len(donors))
+            found = {name: _numbers(codes) for name, codes in zip(donors, apart, strict=True)}
+        held = {name: numbers for name, numbers in found.items() if not np.isnan(numbers).all()}
+        return Prompts(held, _numbers(pd.factorize(target)[0]))
+
+
+def _numbers(codes: NDArray[np.intp]) -> Floats:
+    return np.where(codes < 0, np.nan, codes.astype(np.float64))
 
 
 @dataclass(frozen=True)
@@ -25,7 +54,8 @@ class Paired:
     the donors that were read for it, by dimension: `donor`, `other_donor`, `donor:ROLE`.
 
     `n_first` and `n_second` count the valid trials of each side that have a value; `dropped` is a sentence on
-    those that found no partner, empty where every trial did.
+    those that found no partner, empty where every trial did. `rows` are the places of both sides in the
+    table, where it is known.
     """
 
     first: Floats
@@ -35,72 +65,84 @@ class Paired:
     n_first: int
     n_second: int
     dropped: str
+    rows: tuple[Positions, Positions] | None = None
 
     @property
     def difference(self) -> Floats:
         """first - second."""
         return self.first - self.second
 
+    @cached_property
+    def prompts(self) -> Prompts:
+        """The donors and targets as numbers, as tests take them."""
+        return Prompts.of({name: labels.to_numpy() for name, labels in self.donors.items()}, self.target)
+
     def test(self, confidence: float = 0.95) -> ClusteredMean:
         """The cluster-robust test of the differences. Prompts without donors have no clusters of them."""
-        donors = {name: labels for name, labels in self.donors.items() if labels.notna().any()}
+        return self.test_of(self.difference, confidence)
+
+    def test_of(self, values: Floats, confidence: float = 0.95) -> ClusteredMean:
+        """The same test of other values of the same pairs, such as differences in another readout; NaN is
+        left out."""
+        prompts = self.prompts
         return clustered_mean(
-            self.difference, donor=donors or None, target=self.target, confidence=confidence
+            values, donor=prompts.donors or None, target=prompts.target, confidence=confidence
         )
 
 
 def pair(
-    trials: pd.DataFrame,
+    trials: pd.DataFrame | Lookup,
     first: str,
     second: str,
-    column: str,
+    column: str | None,
     conditions: Mapping[str, Any] | None = None,
 ) -> Paired:
     """Pair two conditions on stage, item and repeat.
 
-    conditions: those of the manifest, which say what donors each reads; where neither reads one, the item's
-    own stands. Without them every donor that the table names counts as read, the item's own too, since
-    `donor_ids` holds that in any case. Raises KeyError for a column that the table lacks, and ValueError
-    where a condition has two valid trials of one item and repeat.
+    trials: a table, or its lookup where several pairs of one table are asked for. column: what is compared,
+    of the trials that have a value; None: all valid trials, with values of 0. conditions: those of the
+    manifest, which say what donors each reads; where neither reads one, the item's own stands. Without them
+    every donor that the table names counts as read, the item's own too, since `donor_ids` holds that in any
+    case. Raises KeyError for a column that the table lacks, and ValueError where a condition has two valid
+    trials of one item and repeat.
     """
-    if column not in trials.columns:
-        raise KeyError(
-            f"{column}: expected a column of the table; it has {', '.join(map(str, trials.columns))}"
-        )
-    sides = {name: _side(trials, name, column) for name in (first, second)}
-    other = sides[second][["value"]].rename(columns={"value": "value_second"})
-    both = sides[first].join(other, how="inner").sort_index()
-    numbers = {name: len(side) for name, side in sides.items()}
-    lost = {name: number - len(both) for name, number in numbers.items() if number > len(both)}
+    lookup = Lookup.of(trials)
+    values = np.zeros(len(lookup.trials)) if column is None else lookup.numbers(column)
+    if values is None:
+        known = ", ".join(map(str, lookup.trials.columns))
+        raise KeyError(f"{column}: expected a column of the table; it has {known}")
+    sides = {}
+    for name in (first, second):
+        rows = lookup.by_condition.ok(name)
+        sides[name] = rows[~np.isnan(values[rows])]
+    codes = np.sort(lookup.units.codes[sides[first]])
+    mine, other = lookup.place(first)[codes], lookup.place(second)[codes]
+    shared = (other >= 0) & ~np.isnan(values[other])
+    codes, mine, other = codes[shared], mine[shared], other[shared]
+    sizes = {name: len(side) for name, side in sides.items()}
+    lost = {name: size - len(codes) for name, size in sizes.items() if size > len(codes)}
     sentence = ""
     if lost:
         parts = " and ".join(
-            f"{count(k)} of {plural(numbers[name], 'trial')} of {name}" for name, k in lost.items()
+            f"{count(k)} of {plural(sizes[name], 'trial')} of {name}" for name, k in lost.items()
         )
-        sentence = f"{parts} had no valid partner and were left out; {plural(len(both), 'pair')} remain."
+        sentence = f"{parts} had no valid partner and were left out; {plural(len(codes), 'pair')} remain."
+    index = lookup.units.index(codes)
     return Paired(
-        first=both["value"].to_numpy(dtype=float),
-        second=both["value_second"].to_numpy(dtype=float),
+        first=values[mine],
+        second=values[other],
         donors={
-            role if role in (OWN, OTHER) else f"{OWN}:{role}": donor_labels(sides[name], role).loc[both.index]
-            for role, name in _read(sides, conditions).items()
+            role if role in (OWN, OTHER) else f"{OWN}:{role}": pd.Series(
+                lookup.donor(role, mine if name == first else other), index=index, dtype=object
+            )
+            for role, name in _read(lookup, sides, conditions).items()
         },
-        target=both["target"],
-        n_first=numbers[first],
-        n_second=numbers[second],
+        target=pd.Series(lookup.target(mine), index=index, dtype=object),
+        n_first=sizes[first],
+        n_second=sizes[second],
         dropped=sentence,
+        rows=(mine, other),
     )
-
-
-def _side(trials: pd.DataFrame, condition: str, column: str) -> pd.DataFrame:
-    rows = ok_rows(trials, condition)
-    rows = rows[rows[column].notna()]
-    if rows.duplicated(KEY).any():
-        twice = rows[rows.duplicated(KEY)].iloc[0]
-        raise ValueError(f"{condition}: two valid trials of item {twice['item']}, repeat {twice['repeat']}")
-    side = rows.set_index(KEY)
-    held = {name: side[name] if name in side.columns else None for name in ("donor", "target", "donor_ids")}
-    return pd.DataFrame({"value": side[column], **held}, index=side.index)
 
 
 def roles_read(condition: Mapping[str, Any]) -> tuple[str, ...]:
@@ -120,43 +162,59 @@ def donor_labels(rows: pd.DataFrame, role: str) -> pd.Series:
     item's own donor stands where the table does not tell who is in the role."""
     if role == OWN or "donor_ids" not in rows.columns:
         return rows["donor"]
-    ids = [_ids(each) for each in rows["donor_ids"]]
-    own = {each[OWN]: name for each, name in zip(ids, rows["donor"], strict=True) if OWN in each}
-    labels = [
-        own.get(each[role], each[role]) if role in each else name
-        for each, name in zip(ids, rows["donor"], strict=True)
-    ]
-    return pd.Series(labels, index=rows.index, dtype=object)
+    return pd.Series(Lookup(rows).donor(role, np.arange(len(rows))), index=rows.index, dtype=object)
 
 
-def _read(sides: Mapping[str, pd.DataFrame], conditions: Mapping[str, Any] | None) -> dict[str, str]:
-    """Every role that a side reads, with the name of the first side that reads it."""
+def _read(
+    lookup: Lookup, sides: Mapping[str, Positions], conditions: Mapping[str, Any] | None
+) -> dict[str, str]:
+    """Every role that a side reads, with the name of the first side that reads it. sides: their rows."""
     found: dict[str, str] = {}
-    for name, side in sides.items():
-        recorded = dict.fromkeys((OWN, *(role for each in side["donor_ids"] for role in _ids(each))))
-        roles = tuple(recorded) if conditions is None else roles_read(conditions.get(name, {}))
-        for role in roles:
+    for name, rows in sides.items():
+        wanted = None if conditions is None else roles_read(conditions.get(name, {}))
+        if wanted is not None and not set(wanted) - {OWN}:
+            recorded: tuple[str, ...] = (OWN,)  # most baselines: the prompts need not be looked at
+        else:
+            there = (role for role, codes in lookup.roles.codes.items() if (codes[rows] >= 0).any())
+            recorded = tuple(dict.fromkeys((OWN, *there)))
+        for role in recorded if wanted is None else wanted:
             found.setdefault(role if role in recorded else OWN, name)
     return found or {OWN: next(iter(sides))}
 
 
-def _ids(cell: object) -> dict[str, tuple[int, ...]]:
-    """One `donor_ids` of a table: tokens by role, empty where nothing is recorded."""
-    pairs = cell.items() if isinstance(cell, Mapping) else cell if isinstance(cell, Iterable) else ()
-    return {str(role): tuple(tokens) for role, tokens in pairs}
+class Declared(NamedTuple):
+    """A comparison that an experiment declares. margin: None for a difference; of an equivalence the stated
+    one, NaN where none is stated."""
+
+    condition: str
+    against: str
+    margin: float | None = None
+
+    @property
+    def kind(self) -> str:
+        """Whether a difference or an equivalence is asked about."""
+        return DIFFERENCE if self.margin is None else EQUIVALENCE
+
+    @property
+    def stated(self) -> float | None:
+        """The margin that the experiment states."""
+        return None if self.margin is None or math.isnan(self.margin) else self.margin
 
 
-def declared_pairs(manifest: Mapping[str, Any]) -> list[tuple[str, str, float | None]]:
-    """Every comparison that the experiment declares, as (condition, against, equivalence margin or None).
+def declared_pairs(manifest: Mapping[str, Any]) -> list[Declared]:
+    """Every comparison that the experiment declares.
 
     The family `each_against_baseline` comes first, in the order of the conditions, then `extra`, then `same`.
     """
     contrasts = manifest.get("contrasts", {})
     baseline = contrasts.get("baseline", "baseline")
-    pairs: list[tuple[str, str, float | None]] = []
+    found: list[Declared] = []
     if contrasts.get("family", "none") == "each_against_baseline":
-        pairs += [(name, baseline, None) for name in manifest.get("conditions", {}) if name != baseline]
-    pairs += [(a, b, None) for a, b in contrasts.get("extra") or () if (a, b, None) not in pairs]
+        others = (name for name in manifest.get("conditions", {}) if name != baseline)
+        found += [Declared(name, baseline) for name in others]
+    extra = [Declared(a, b) for a, b in contrasts.get("extra") or ()]
+    found += [declared for declared in extra if declared not in found]
     for a, b, options in contrasts.get("same") or ():
-        pairs.append((a, b, float(options["margin"])))
-    return pairs
+        margin = options.get("margin")
+        found.append(Declared(a, b, math.nan if margin is None else float(margin)))
+    return found

@@ -15,11 +15,13 @@ import pyarrow.parquet as pq
 
 from analyses.tables.columns import GRID, NUMBER, NUMBERS, RECEIPTS, STRUCTURE
 from analyses.tables.join import join
+from analyses.tables.prompts import types_of_pandas
 
 SCHEMA = 1
 SCORES = ("score", "markers", "bonus", "strict", "perplexity")
 _UNFINISHED = ("running", "interrupted")
 REQUIRED = ("stage", "condition", "item", "repeat", "status")
+_BEFORE: Mapping[str, Any] = {"stage": "", "repeat": 0}  # what trials of a schema without these columns were
 
 
 class TableError(Exception):
@@ -38,8 +40,9 @@ class Run:
 def load_run(folder: Path | str) -> Run:
     """Read a run: `trials.parquet`, or the plan joined with the segments of a run that is not finished.
 
-    Raises TableError: no folder, no or unreadable manifest, another schema, no table at all, a broken line
-    that is not the last of its segment, or a table without the columns that every analysis needs.
+    Of an older schema, columns that it did not have yet get the value that they would have had. Raises
+    TableError: no folder, no or unreadable manifest, a newer schema, no table at all, a broken line that is
+    not the last of its segment, or a table without the columns that every analysis needs.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -48,11 +51,13 @@ def load_run(folder: Path | str) -> Run:
     table, plan = folder / "trials.parquet", folder / "plan.parquet"
     # A run that goes on after failed trials keeps its table of before until it ends.
     if table.is_file() and not (plan.is_file() and manifest.get("status") in _UNFINISHED):
-        source, trials = table, _read_parquet(table).to_pandas()
+        source, trials = table, _frame(_read_parquet(table))
     elif plan.is_file():
         source, trials = plan, _so_far(folder, plan, manifest)
     else:
         raise TableError(f"{folder}: expected trials.parquet, or plan.parquet and segments; found neither")
+    if older_schema(manifest) is not None:
+        trials = trials.assign(**{k: v for k, v in _BEFORE.items() if k not in trials.columns})
     missing = [name for name in REQUIRED if name not in trials.columns]
     if missing:
         raise TableError(
@@ -106,9 +111,21 @@ def _read_manifest(path: Path) -> Mapping[str, Any]:
         raise TableError(f"{path}: expected JSON: {error}") from error
     if not isinstance(manifest, dict):
         raise TableError(f"{path}: expected a JSON object, got {type(manifest).__name__}")
-    if manifest.get("schema") != SCHEMA:
+    if manifest.get("schema") != SCHEMA and older_schema(manifest) is None:
         raise TableError(f"{path}: schema: expected {SCHEMA}, got {manifest.get('schema')!r}")
     return manifest
+
+
+def older_schema(manifest: Mapping[str, Any]) -> str | None:
+    """One sentence where an earlier version of patchbay wrote a manifest, else None."""
+    schema = manifest.get("schema")
+    if schema is not None and (not isinstance(schema, int) or isinstance(schema, bool) or schema >= SCHEMA):
+        return None
+    has = "has no schema" if schema is None else f"is of schema {schema}"
+    return (
+        f"The manifest {has}, expected {SCHEMA}: an earlier version of patchbay wrote this run. What it has "
+        "is shown."
+    )
 
 
 def _read_parquet(path: Path) -> pa.Table:
@@ -148,8 +165,12 @@ def _joined(
     }
     keys = set(plan["key"].to_pylist())
     mine = [result for key, result in results.items() if key in keys]
-    joined: pd.DataFrame = join(plan, mine, orders, _readout_columns(section, mine)).to_pandas()
-    return joined
+    return _frame(join(plan, mine, orders, _readout_columns(section, mine)))
+
+
+def _frame(table: pa.Table) -> pd.DataFrame:
+    frame: pd.DataFrame = table.to_pandas(types_mapper=types_of_pandas)
+    return frame
 
 
 def _readout_columns(manifest: Mapping[str, Any], results: Iterable[Mapping[str, Any]]) -> dict[str, str]:

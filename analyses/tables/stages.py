@@ -10,7 +10,8 @@ from analyses.tables.run import Run
 
 MEASURE, SELECT, EXTRACT = "measure", "select", "extract"
 DONE, LEFT_OUT, PENDING = "done", "left_out", "pending"
-_OF_THE_RUN = ("stages", "findings", "figures", "counts")  # what the manifest of a stage does not take over
+# What the manifest of a stage does not take over.
+_OF_THE_RUN = ("stages", "findings", "figures", "analyses", "counts")
 _OF_THE_OUTLINE = ("status", "reason")  # how the stage ended; `status` is that of the run
 
 

@@ -17,6 +17,8 @@ from runner.config.local_model import with_local_files
 from runner.config.one_stage import check_stage, take_out
 from runner.config.provenance import COMMAND_LINE
 from runner.config.spec import ExperimentSpec, Spec
+from runner.config.stages.analysis_checks import analysis_faults
+from runner.config.stages.analysis_spec import ANALYSES, AnalysisSpec
 from runner.config.stages.checks import stage_faults
 from runner.config.stages.choice_words import fill
 from runner.config.stages.finding_checks import finding_faults
@@ -40,7 +42,12 @@ _KINDS: Mapping[str, type[MeasureStageSpec] | type[ExtractStageSpec] | type[Sele
     "extract": ExtractStageSpec,
     "select": SelectStageSpec,
 }
-_OTHERS: Mapping[str, type[FindingSpec] | type[FigureSpec]] = {"findings": FindingSpec, "figures": FigureSpec}
+_OTHERS: Mapping[str, type[FindingSpec] | type[FigureSpec] | Mapping[str, type[AnalysisSpec]]] = {
+    "findings": FindingSpec,
+    "figures": FigureSpec,
+    "analyses": ANALYSES,
+}
+_Others = tuple[Mapping[str, FindingSpec], Mapping[str, FigureSpec], Mapping[str, AnalysisSpec]]
 
 
 @dataclass(frozen=True)
@@ -66,6 +73,7 @@ class Experiment:
     staged: bool = False
     findings: Mapping[str, FindingSpec] = field(default_factory=dict)
     figures: Mapping[str, FigureSpec] = field(default_factory=dict)
+    analyses: Mapping[str, AnalysisSpec] = field(default_factory=dict)
     known: Known = NOTHING
 
     @property
@@ -146,15 +154,14 @@ def _named(composed: Composed) -> bool:
 
 
 def _of_others(
-    others: tuple[Mapping[str, FindingSpec], Mapping[str, FigureSpec]],
-    stages: Sequence[Stage],
-    composed: Composed,
-    unsound: Collection[str] = (),
+    others: _Others, stages: Sequence[Stage], composed: Composed, unsound: Collection[str] = ()
 ) -> list[Problem]:
-    """What is wrong with the findings and figures about stages of which nothing is."""
+    """What is wrong with the findings, figures and analyses about stages of which nothing is."""
     findings = {name: one for name, one in others[0].items() if _about(one).isdisjoint(unsound)}
     figures = {name: one for name, one in others[1].items() if one.stage not in unsound}
-    return [_problem(composed, key, message) for key, message in finding_faults(findings, figures, stages)]
+    analyses = {name: one for name, one in others[2].items() if one.stage not in unsound}
+    faults = (*finding_faults(findings, figures, stages), *analysis_faults(analyses, stages))
+    return [_problem(composed, key, message) for key, message in faults]
 
 
 def _about(finding: FindingSpec) -> set[str | None]:
@@ -241,14 +248,22 @@ def _body(name: str, given: Any, composed: Composed, told: list[Problem]) -> Any
     if not isinstance(given, dict):
         told.append(_problem(composed, key, f"expected a stage, {{kind: ...}}, got {as_yaml(given)}"))
         return None
-    kind = given.get("kind")
-    if not isinstance(kind, str) or kind not in _KINDS:
-        what = "missing: expected" if kind is None else "expected"
-        got = "" if kind is None else f", got {as_yaml(kind)}{suggestion(str(kind), _KINDS)}"
-        told.append(_problem(composed, (*key, "kind"), f"{what} one of {listed(_KINDS)}{got}"))
-        return None
-    body: AnyStage | None = _read(_KINDS[kind], given, key, composed, told)
+    kind = _kind(given, _KINDS, key, composed, told)
+    body: AnyStage | None = None if kind is None else _read(kind, given, key, composed, told)
     return body
+
+
+def _kind(
+    given: Mapping[str, Any], kinds: Mapping[str, Any], key: Key, composed: Composed, told: list[Problem]
+) -> Any:
+    """The model of the kind that a mapping names; None, and what is wrong told, where it names none."""
+    kind = given.get("kind")
+    if isinstance(kind, str) and kind in kinds:
+        return kinds[kind]
+    what = "missing: expected" if kind is None else "expected"
+    got = "" if kind is None else f", got {as_yaml(kind)}{suggestion(str(kind), kinds)}"
+    told.append(_problem(composed, (*key, "kind"), f"{what} one of {listed(kinds)}{got}"))
+    return None
 
 
 def _misnamed(key: Key, composed: Composed) -> list[Problem]:
@@ -259,9 +274,7 @@ def _misnamed(key: Key, composed: Composed) -> list[Problem]:
     return [_problem(composed, key, message)]
 
 
-def _others(
-    mapping: dict[str, Any], composed: Composed, told: list[Problem]
-) -> tuple[dict[str, FindingSpec], dict[str, FigureSpec]]:
+def _others(mapping: dict[str, Any], composed: Composed, told: list[Problem]) -> _Others:
     read: dict[str, dict[str, Any]] = {}
     for name, model in _OTHERS.items():
         given = mapping.pop(name, None)
@@ -273,10 +286,11 @@ def _others(
             if not isinstance(body, dict):
                 told.append(_problem(composed, (name, key), f"expected a mapping, got {as_yaml(body)}"))
                 continue
-            one = _read(model, body, (name, key), composed, told)
+            found = _kind(body, model, (name, key), composed, told) if isinstance(model, Mapping) else model
+            one = None if found is None else _read(found, body, (name, key), composed, told)
             if one is not None:
                 read[name][key] = one
-    return read["findings"], read["figures"]
+    return read["findings"], read["figures"], read["analyses"]
 
 
 def _read(model: Any, given: dict[str, Any], key: Key, composed: Composed, told: list[Problem]) -> Any:

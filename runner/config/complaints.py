@@ -34,6 +34,7 @@ _BY_KEY = {
     "groups": "'all' or a list of groups",
     "extra": "pairs of conditions, [[a, b], ...]",
     "same": "pairs of conditions with a margin, [[a, b, {margin: 0.6}], ...]",
+    "icc": "two shares of the variance, [between donors, between targets], such as [0.1, 0.1]",
     "device": "auto, cpu, cuda or cuda:N",
     "from": "the name of an earlier stage",
     "stages": "a mapping of stages, {name: {kind: measure, conditions: ...}}",

@@ -184,9 +184,36 @@ def _contrasts(spec: Spec) -> Iterator[Inconsistency]:
                 f"expected a condition ({listed(conditions)}), got '{name}'{suggestion(name, conditions)}"
             )
             yield Inconsistency(key, message)
+    yield from _positive_control(spec)
     yield from _trends(spec)
     yield from _repeated_pairs([*family, *extra])
     yield from _repeated_pairs(same)  # equivalence is another question than difference: a pair may have both
+
+
+def _positive_control(spec: Spec) -> Iterator[Inconsistency]:
+    """What a suggested margin rests on: a condition, the baseline that it is held against, and one or the
+    other margin for every pair of `same`."""
+    _, conditions, _ = spec.stage
+    contrasts, key = spec.contrasts, ("contrasts", "positive_control")
+    control, baseline = contrasts.positive_control, contrasts.baseline
+    if control is None:
+        for index, (_, _, margin) in enumerate(contrasts.same):
+            if margin.margin is None:
+                message = (
+                    "expected a margin, [a, b, {margin: 0.6}], or contrasts.positive_control, a condition of "
+                    "whose effect a third is the margin"
+                )
+                yield Inconsistency(("contrasts", "same", index), message)
+        return
+    offered = [name for name in conditions if name != baseline]
+    if control not in offered:
+        message = (
+            f"expected a condition other than the baseline ({listed(offered)}), got '{control}'"
+            f"{suggestion(control, offered)}"
+        )
+        yield Inconsistency(key, message)
+    elif baseline not in conditions:
+        yield Inconsistency(key, f"needs contrasts.baseline, and there is no condition '{baseline}'")
 
 
 def _trends(spec: Spec) -> Iterator[Inconsistency]:

@@ -33,6 +33,7 @@ from runner.config.strict import Strict as Strict
 Dtype = Literal["float32", "bfloat16", "float16"]
 Expect = Literal["noop", "inert"]
 Statistics = Literal["paired_clustered", "as_published"]
+Correction = Literal["holm", "bonferroni", "benjamini_hochberg"]
 Published = Literal["n300", "pilot", "aggressive", "true_kv"]
 LayerItem = int | str
 LayersWord = int | str | Annotated[tuple[LayerItem, ...], Field(strict=False)]
@@ -215,13 +216,29 @@ RESERVED: tuple[str, ...] = tuple(key for key in ConditionSpec.model_fields if k
 
 
 class Margin(Strict):
-    """The difference up to which two conditions count as the same, in units of the primary readout."""
+    """The difference up to which two conditions count as the same, in units of the primary readout. None: a
+    third of the positive control's effect."""
 
-    margin: Annotated[float, Field(gt=0, allow_inf_nan=False)]
+    margin: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+
+
+def with_margin(pair: object) -> object:
+    """A pair that states no margin, with the place of one."""
+    return [*pair, {}] if isinstance(pair, list | tuple) and len(pair) == 2 else pair
 
 
 Pair = Annotated[tuple[str, str], Field(strict=False)]
-SamePair = Annotated[tuple[str, str, Margin], Field(strict=False)]
+SamePair = Annotated[tuple[str, str, Margin], BeforeValidator(with_margin), Field(strict=False)]
+Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+
+
+class ExpectedSpec(Strict):
+    """What is expected of the paired differences, from which the detectable effects are computed before the
+    run. sd: their standard deviation (ddof 1), in units of the primary readout; icc: the share of their
+    variance that lies between donors, and between targets."""
+
+    sd: Annotated[float, Field(gt=0, allow_inf_nan=False)]
+    icc: Annotated[tuple[Share, Share], Field(strict=False)] | None = None
 
 
 class CheckSpec(Strict):
@@ -242,7 +259,8 @@ class CheckSpec(Strict):
 class ContrastsSpec(Strict):
     """Which conditions are compared, on what. `same`: pairs for an equivalence test. `trends`: conditions in
     the order of a dose. `covariates`: columns whose difference each contrast is also adjusted for. `checks`:
-    what must come out in a known way, by name."""
+    what must come out in a known way, by name. `correction`: over the family. `positive_control`: a condition
+    with a known effect, of which a third is suggested as margin. `expected`: for the power before the run."""
 
     family: Literal["each_against_baseline", "none"] = "each_against_baseline"
     baseline: str = "baseline"
@@ -253,6 +271,9 @@ class ContrastsSpec(Strict):
     covariates: Names = ()
     checks: dict[Name, CheckSpec] = Field(default_factory=dict)
     statistics: Statistics = "paired_clustered"
+    correction: Correction = "holm"
+    positive_control: str | None = None
+    expected: ExpectedSpec | None = None
 
 
 class ScopeSpec(Strict):
@@ -314,6 +335,7 @@ class Spec(Strict):
     allow_inert: bool | None = None
     profile: bool = False
     quiet: bool = False
+    report: bool = True
     output_root: Annotated[str, Field(min_length=1), AfterValidator(os.path.expanduser)] = "outputs"
 
     _stage: str = PrivateAttr(default=MEASURE)

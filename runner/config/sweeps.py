@@ -23,7 +23,19 @@ _OF_EXPERIMENT = ("name", "question")  # what an experiment that sweeps over exp
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")  # a folder
 _MOST_SHOWN = 12
 # Keys of which a sweep makes no sense: they say where results go and how the command is carried out.
-_NOT_SWEPT = (KEY, "findings", "figures", "output_root", "resume", "dry_run", "quiet", "profile", "launch")
+_NOT_SWEPT = (
+    KEY,
+    "findings",
+    "figures",
+    "analyses",
+    "output_root",
+    "resume",
+    "dry_run",
+    "quiet",
+    "report",
+    "profile",
+    "launch",
+)
 
 
 @dataclass(frozen=True)

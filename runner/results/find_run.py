@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from analyses.runs.folders import VERSION, run_folders
 from analyses.tables.run import TableError
-from runner.config.errors import suggestion
+from runner.config.errors import listed, suggestion
 from runner.results.store import versions
+
+_MOST = 20  # names that a message lists
 
 
 def find_run(word: str, output_root: Path = Path("outputs")) -> Path:
@@ -16,8 +19,19 @@ def find_run(word: str, output_root: Path = Path("outputs")) -> Path:
             return path
         if found := versions(path):
             return found[-1]
-    names = sorted(p.name for p in output_root.iterdir() if p.is_dir()) if output_root.is_dir() else []
-    known = f"{output_root} holds {', '.join(names)}" if names else f"{output_root} holds no runs"
+    if not output_root.is_dir():
+        raise TableError(f"no run '{word}': {output_root} is not there; another is given as output_root=DIR")
+    parent = output_root / Path(word).parent
+    if VERSION.fullmatch(Path(word).name) and (known := versions(parent)):
+        if (output_root / word).is_dir():
+            raise TableError(f"{output_root / word} has no manifest: it was stopped before it had one")
+        raise TableError(f"no run '{word}': {parent} holds {_some([path.name for path in known])}")
+    names = list(dict.fromkeys(folder.parent.name for folder in run_folders(output_root)))
+    holds = f"{output_root} holds {_some(names)}" if names else f"{output_root} holds no runs"
     raise TableError(
-        f"no run '{word}': expected a path, NAME or NAME/v0001; {known}{suggestion(word, names)}"
+        f"no run '{word}': expected a path, NAME or NAME/v0001; {holds}{suggestion(word, names)}"
     )
+
+
+def _some(names: list[str]) -> str:
+    return listed(names[:_MOST]) + (f" and {len(names) - _MOST} more" if len(names) > _MOST else "")

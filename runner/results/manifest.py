@@ -218,6 +218,9 @@ def contrasts(design: Design) -> dict[str, Any]:
         "covariates": list(spec.covariates),
         "checks": {check.name: asdict(check) for check in design.checks},
         "statistics": spec.statistics,
+        "correction": spec.correction,
+        "positive_control": spec.positive_control,
+        "expected": None if spec.expected is None else spec.expected.model_dump(mode="json"),
     }
 
 

@@ -152,6 +152,10 @@ class RunFolder:
     def write_plan(self, plan: pa.Table) -> None:
         self._write_table("plan.parquet", plan)
 
+    def write_prompts(self, prompts: pa.Table) -> None:
+        """Write prompts.parquet, which stays."""
+        self._write_table("prompts.parquet", prompts)
+
     def append(self, results: Iterable[Mapping[str, Any]]) -> None:
         """Add finished trials to this attempt's segment and sync them to disk."""
         try:

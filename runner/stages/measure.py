@@ -10,11 +10,13 @@ from analyses.tables.join import join
 from runner.execute import Executor
 from runner.factors import factors
 from runner.plan_gates import plan_gates
+from runner.power_before import power_before
 from runner.prepare import Prepared, plan_table
 from runner.progress import ProgressWatcher
 from runner.results.manifest import describe_stage
+from runner.results.prompt_texts import prompt_texts
 from runner.results.resume import Rescoring, earlier_results, own_results
-from runner.results.store import read_segments
+from runner.results.store import read_segments, versions
 from runner.stages.run import StagedRun
 
 
@@ -33,11 +35,15 @@ def announce(run: StagedRun, name: str, prepared: Prepared, extra: dict[str, Any
     if prepared.kept is not None:  # what is asked of this stage is what the choice has kept
         section["experiment"]["n"] = len(prepared.items)
     compared = factors(design, prepared.items)
-    run.sections[name] = section | ({"factors": compared} if compared else {}) | extra
+    earlier = [folder for folder in versions(run.folder.path.parent) if folder != run.folder.path]
+    power = power_before(design, prepared.plan, earlier)
+    told = {key: found for key, found in (("factors", compared), ("power", power)) if found}
+    run.sections[name] = section | told | extra
     run.columns[name] = design.columns
     run.prepared[name] = prepared
     run.plans[name] = plan_table(prepared.plan, design)
     run.folder.write_plan(run.whole_plan())
+    run.folder.write_prompts(prompt_texts((each.plan, each.tokenizer) for each in run.prepared.values()))
     run.changed()
     pairing = prepared.pairing
     if run.staged:
@@ -59,6 +65,10 @@ def announce(run: StagedRun, name: str, prepared: Prepared, extra: dict[str, Any
     )
     for note in design.layer_notes:
         run.speaker.say(note, "dim")
+    if power is not None:
+        run.speaker.say(power["sentence"], "dim")
+        for sentence in power["warnings"]:
+            run.speaker.say(sentence, "yellow")
 
 
 def measure_stage(run: StagedRun, name: str, prepared: Prepared) -> pa.Table:

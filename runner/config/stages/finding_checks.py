@@ -54,19 +54,19 @@ def _finding(finding: FindingSpec, stages: Sequence[Given]) -> Iterator[Fault]:
     for key in sorted(finding.model_fields_set - {"label", "published", *_KINDS, *keys}):
         yield (key,), f"nothing reads it in a finding about {about}"
     if finding.readout is not None:
-        spec = yield from _spec_of(finding.stage, stages)
+        spec = yield from spec_of(finding.stage, stages)
         if spec is None:
             return
         if finding.of is None:
             yield ("of",), f"missing: expected a condition or grid of the stage ({listed(grid_names(spec))})"
         for key in ("of", "against"):
-            yield from _condition((key,), getattr(finding, key), spec)
+            yield from condition_faults((key,), getattr(finding, key), spec)
         if finding.of is not None and finding.of == finding.against:
             yield ("against",), f"expected another condition than `of`: {finding.of} less itself is zero"
         if finding.reduce == "any" and finding.of in spec.conditions and "[" not in finding.of:
             message = f"any takes the largest value over the cells of a grid, and '{finding.of}' is none"
             yield ("reduce",), message
-        yield from _readout(("readout",), finding.readout, spec, scalar=True)
+        yield from readout_faults(("readout",), finding.readout, spec, scalar=True)
         if finding.by not in (None, "group"):
             yield from _axis(("by",), str(finding.by), spec, also=("group",))
         for index, criterion in enumerate(finding.items):
@@ -85,9 +85,9 @@ def _finding(finding: FindingSpec, stages: Sequence[Given]) -> Iterator[Fault]:
         return
     names = [stage.name for stage in stages if isinstance(stage.body, ExtractStageSpec)]
     if finding.artefact not in names:
-        yield ("artefact",), _expected("an artefact of a stage", names, finding.artefact)
+        yield ("artefact",), expected("an artefact of a stage", names, finding.artefact)
     if finding.column not in ARTEFACT_COLUMNS:
-        yield ("column",), _expected("a column of an artefact", ARTEFACT_COLUMNS, finding.column)
+        yield ("column",), expected("a column of an artefact", ARTEFACT_COLUMNS, finding.column)
     if finding.choice is not None:
         yield from _choice(finding.choice, stages)
 
@@ -102,15 +102,15 @@ def _published(finding: FindingSpec) -> Iterator[Fault]:
 
 
 def _figure(figure: FigureSpec, stages: Sequence[Given]) -> Iterator[Fault]:
-    spec = yield from _spec_of(figure.stage, stages)
+    spec = yield from spec_of(figure.stage, stages)
     if spec is None:
         return
     if not figure.of:
         yield ("of",), f"expected at least one condition or grid ({listed(grid_names(spec))}), got none"
     for index, name in enumerate(figure.of):
-        yield from _condition(("of", index), name, spec)
-    yield from _condition(("against",), figure.against, spec)
-    yield from _readout(("readout",), figure.readout, spec, scalar=figure.kind != "layers")
+        yield from condition_faults(("of", index), name, spec)
+    yield from condition_faults(("against",), figure.against, spec)
+    yield from readout_faults(("readout",), figure.readout, spec, scalar=figure.kind != "layers")
     needed = {"heatmap": ("x", "y"), "curve": ("x",)}.get(figure.kind, ())
     for key in ("x", "y"):
         axis = getattr(figure, key)
@@ -124,13 +124,13 @@ def _figure(figure: FigureSpec, stages: Sequence[Given]) -> Iterator[Fault]:
         yield from _axis(("by",), str(figure.by), spec, also=("group",))
 
 
-def _spec_of(name: str | None, stages: Sequence[Given]) -> Generator[Fault, None, Spec | None]:
+def spec_of(name: str | None, stages: Sequence[Given]) -> Generator[Fault, None, Spec | None]:
     """The specification of a stage that measures; a flat experiment's one goes without saying."""
     measured = {stage.name: stage.spec for stage in stages if stage.kind == "measure"}
     if name is None and len(measured) == 1:
         return next(iter(measured.values()))
     if name not in measured:
-        yield ("stage",), _expected("a stage that measures", list(measured), name)
+        yield ("stage",), expected("a stage that measures", list(measured), name)
         return None
     return measured[name]
 
@@ -138,28 +138,30 @@ def _spec_of(name: str | None, stages: Sequence[Given]) -> Generator[Fault, None
 def _choice(name: str | None, stages: Sequence[Given]) -> Generator[Fault, None, SelectStageSpec | None]:
     choices = {stage.name: stage.body for stage in stages if isinstance(stage.body, SelectStageSpec)}
     if name not in choices:
-        yield ("choice",), _expected("a choice of a select stage", list(choices), name)
+        yield ("choice",), expected("a choice of a select stage", list(choices), name)
         return None
     return choices[name]
 
 
-def _condition(key: Key, name: str | None, spec: Spec) -> Iterator[Fault]:
+def condition_faults(key: Key, name: str | None, spec: Spec) -> Iterator[Fault]:
+    """A name that is neither a condition nor a grid; None is not looked at."""
     names = (*grid_names(spec), *spec.conditions)
     if name is not None and name not in names:
-        yield key, _expected("a condition or grid of the stage", grid_names(spec), name)
+        yield key, expected("a condition or grid of the stage", grid_names(spec), name)
 
 
-def _readout(key: Key, name: str, spec: Spec, *, scalar: bool) -> Iterator[Fault]:
+def readout_faults(key: Key, name: str, spec: Spec, *, scalar: bool) -> Iterator[Fault]:
+    """A name that is no column of the readouts. scalar: with one number a trial."""
     columns = scalar_columns(spec) if scalar else list(all_columns(spec))
     if name not in columns:
         what = "a column with one number a trial" if scalar else "a column of the readouts"
-        yield key, _expected(what, columns, name)
+        yield key, expected(what, columns, name)
 
 
 def _axis(key: Key, name: str, spec: Spec, also: tuple[str, ...] = ()) -> Iterator[Fault]:
     axes = list(dict.fromkeys(axis for one in spec.conditions.values() for axis in one.grid))
     if name not in axes:
-        yield key, _expected("an axis of the stage", (*also, *axes), name)
+        yield key, expected("an axis of the stage", (*also, *axes), name)
 
 
 def _criterion(key: Key, one: CriterionSpec, spec: Spec) -> Iterator[Fault]:
@@ -170,11 +172,12 @@ def _criterion(key: Key, one: CriterionSpec, spec: Spec) -> Iterator[Fault]:
         yield key, "expected a readout of a condition: axes are of cells, and these are items"
         return
     for field in ("of", "minus"):
-        yield from _condition((*key, field), getattr(one, field), spec)
-    yield from _readout((*key, "readout"), one.readout, spec, scalar=True)
+        yield from condition_faults((*key, field), getattr(one, field), spec)
+    yield from readout_faults((*key, "readout"), one.readout, spec, scalar=True)
 
 
-def _expected(what: str, known: Sequence[str], got: object) -> str:
+def expected(what: str, known: Sequence[str], got: object) -> str:
+    """What is said of a word that is none of the known ones, or of none."""
     if got is None:
         return f"missing: expected {what} ({listed(known)})"
     return f"expected {what} ({listed(known)}), got '{got}'{suggestion(str(got), known)}"

@@ -11,7 +11,7 @@ from runner.config.stages.spec import ExtractStageSpec, MeasureStageSpec
 
 Key = tuple[str | int, ...]
 
-OUTLINE = ("stages", "findings", "figures", "sweep")  # keys of an experiment that no stage has
+OUTLINE = ("stages", "findings", "figures", "analyses", "sweep")  # keys of an experiment that no stage has
 _OVERLAID = ("prompts", "sampling", "contrasts")  # mappings of a stage that are merged over the top level's
 _OF_EXPERIMENT = ("n", "repeats", "question")
 OF, MINUS = "of", "minus"  # conditions of an extract stage: the prompts that its means are taken of

@@ -1,0 +1,50 @@
+"""`report`: the page and the figures of a run, written anew from its folder alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.text import Text
+
+from runner.commands.words import OUTPUT_ROOT, Command, read
+from runner.results.find_run import find_run
+from runner.status import DONE
+
+COMMAND = Command(
+    name="report",
+    about=(
+        "Writes report.html and the figures of a run anew, from its folder alone: no model is loaded. Of a\n"
+        "run that goes on they show what there is so far. Trials, manifest and summary stay as they are."
+    ),
+    takes="RUN",
+    least=1,
+    most=1,
+    keys=(OUTPUT_ROOT,),
+    examples=("patchbay report n300_kv_only", "patchbay report n300_kv_only/v0001"),
+)
+
+
+def run(words: Sequence[str], console: Console) -> int:
+    """Write the page and the figures; print where they are. Raises TableError."""
+    from analyses.figures import draw
+    from analyses.report.report import write_report
+    from analyses.runs.notebook import load
+    from analyses.tables.run import TableError
+
+    given = read(COMMAND, words)
+    found = load(find_run(given.free[0], given[OUTPUT_ROOT]))
+    if found.note:
+        console.print(Text(found.note, style="yellow"))
+    try:
+        drawn = draw(found, found.summary)
+        path = write_report(found, found.summary, drawn)
+    except OSError as error:
+        told = f"{found.folder}: the report cannot be written ({error.strerror or error})"
+        raise TableError(told) from error
+    for sentence in drawn.skipped.values():
+        console.print(Text(sentence, style="yellow"))
+    if drawn.captions:
+        console.print(Text(f"figures: {found.folder / 'figures'}"))
+    console.print(Text(f"report: {path}"))
+    return DONE
