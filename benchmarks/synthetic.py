@@ -15,8 +15,13 @@ import pyarrow.parquet as pq
 
 from analyses.tables.join import PLAN_SCHEMA, RECEIPT_COLUMNS
 
-# Effect on the score, the role of the donor that is read, and the writes, by condition.
-_KV = {"site": "kv_cache", "layers": "all", "op": "replace", "positions": "all", "during": "prefill"}
+_KV = {
+    "site": "kv_cache",
+    "layers": list(range(32)),
+    "op": "replace",
+    "positions": "all",
+    "during": "prefill",
+}
 _V = {"site": "v_proj", "op": "replace", "value": "donor", "positions": "last:16", "during": "decode"}
 _SAMPLING = {"temperature": 0.8, "top_k": None, "top_p": None, "max_new_tokens": 60}
 _WORDS = ("quiet", "harbour", "lantern", "mirror", "itself", "meadow", "process", "paper", "loop", "stone")
@@ -25,6 +30,8 @@ _VOCABULARY = 32_000
 
 @dataclass(frozen=True)
 class _Arm:
+    """A condition: its effect on the score, the role of the donor that it reads, and its writes."""
+
     name: str
     effect: float
     role: str | None = None
@@ -60,7 +67,7 @@ def make_run(folder: Path, rows: int, *, donors: int = 2000, targets: int = 5000
     rng = np.random.default_rng(seed)
     people = _People.draw(rng, n, min(donors, n), min(targets, n))
     folder.mkdir(parents=True)
-    with pq.ParquetWriter(folder / "trials.parquet", _schema()) as writer:
+    with pq.ParquetWriter(folder / "trials.parquet", _schema(), compression="zstd") as writer:
         for arm in _ARMS:
             writer.write_table(_arm_table(arm, people, rng).cast(_schema()))
     (folder / "manifest.json").write_text(json.dumps(_manifest(n)), encoding="utf-8")
@@ -176,7 +183,9 @@ def _donor_ids(arm: _Arm, people: _People) -> pa.MapArray:
     whole = pa.concat_arrays([people.donor_prompts[role].take(pa.array(people.donor)) for role in roles])
     order = np.arange(n * many).reshape(many, n).T.ravel()  # role by role -> row by row
     return pa.MapArray.from_arrays(
-        pa.array(np.arange(0, n * many + 1, many), pa.int32()), pa.array(roles * n), whole.take(pa.array(order))
+        pa.array(np.arange(0, n * many + 1, many), pa.int32()),
+        pa.array(roles * n),
+        whole.take(pa.array(order)),
     )
 
 

@@ -115,8 +115,9 @@ def reproduce(
     composed = composed_of(run.folder, config, config_dir)
     experiment = check_experiment(composed)
     valid = run.trials[run.trials["status"] == "ok"]
-    if valid.empty:
-        raise CannotRepeat(f"{name} has no valid trial")
+    if valid.empty or "key" not in valid.columns:
+        why = "has no valid trial" if valid.empty else "has no keys to know its trials by"
+        raise CannotRepeat(f"{name} {why}")
     notes: list[str] = []
     prepared = dict(_prepared(run, experiment, composed, config_dir, notes))
     if not prepared:

@@ -105,15 +105,18 @@ def rescore(
 def _shown(run: Run, speaker: Speaker, report: bool) -> Mapping[str, Any]:
     """Summary, figures and report of the new version, as of any other."""
     from analyses.figures import draw
-    from analyses.report.report import write_report
 
     summary = write_summary(run)
     drawn = draw(run, summary, automatic=report)
-    if report:
-        write_report(run, summary, drawn)
     speaker.show(summary)
     for sentence in drawn.skipped.values():
         speaker.say(sentence, "yellow")
+    if drawn.captions:
+        speaker.say(f"figures: {', '.join(drawn.captions)} in {run.folder / 'figures'}")
+    if report:
+        from analyses.report.report import write_report
+
+        speaker.say(f"report: {write_report(run, summary, drawn)}")
     speaker.say(f"results: {run.folder}")
     return summary
 

@@ -17,9 +17,12 @@ HOSTILE = '<img src=x onerror="window.hacked = 1"></script><script>window.hacked
 SHARED = "the river runs past the old mill"
 SVG = '<svg viewBox="0 0 10 10"><path d="M0 0H10" stroke="var(--accent-1)"/></svg>'
 DRAWN = Drawn(
-    files=(), captions={"forest": "What it shows.", "mine": "Mine."}, skipped={"lost": "figure lost is not drawn: x"},
-    titles={"forest": "Forest", "mine": "My figure"}, svg={"forest": SVG, "mine": SVG},
-)  # fmt: skip
+    files=(),
+    captions={"forest": "What it shows.", "mine": "Mine."},
+    skipped={"lost": "figure lost is not drawn: x"},
+    titles={"forest": "Forest", "mine": "My figure"},
+    svg={"forest": SVG, "mine": SVG},
+)
 
 
 def report_trials() -> pd.DataFrame:
@@ -53,9 +56,9 @@ def report_manifest(**fields: Any) -> dict[str, Any]:
         "readout": {"behaviour": {"kind": "behaviour", "version": 1, "columns": {"score": "number"}}},
         "packages": {"numpy": "2.0", "patchbay": "0.1.0"},
         "git": {"commit": "0123456789abcdef", "dirty": True, "diff": "- old\n+ new"},
-        "times": {"started": "2026-01-02T03:04:05+00:00", "finished": "2026-01-02T04:05:06+00:00", "seconds": {}},
+        "times": {"started": "2026-01-02T03:04:05+00:00", "finished": "2026-01-02T04:05:06+00:00"},
         "seeds": {"prompts": 1, "sampling": 42},
-    }  # fmt: skip
+    }
     return manifest | fields
 
 

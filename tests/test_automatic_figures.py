@@ -14,6 +14,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex
 from matplotlib.patches import PathPatch, Rectangle
 from matplotlib.text import Text
@@ -198,6 +199,19 @@ def test_dots_are_the_pairs_moved_aside_by_less_than_half_and_always_alike(
     assert len(np.unique(first[0].round(6), axis=0)) == N
     again = dots(made(raincloud, run, summary))
     assert all(np.array_equal(a, b) for a, b in zip(first, again, strict=True))
+
+
+def test_every_dot_is_there_to_be_seen(run: Run, summary: dict[str, Any]) -> None:
+    page = made(raincloud, run, summary)
+    with drawing():
+        canvas: Any = FigureCanvasAgg(page.figure)
+        canvas.draw()
+    pixels = np.asarray(canvas.buffer_rgba())[:, :, :3]
+    (axes,) = panels(page)
+    for places in dots(page):
+        across, up = axes.transData.transform(places).astype(int).T
+        seen = pixels[pixels.shape[0] - 1 - up, across]
+        assert (seen.min(axis=1) < 200).all()
 
 
 def test_dots_and_rows_have_a_limit_that_the_caption_tells(run: Run, summary: dict[str, Any]) -> None:

@@ -90,7 +90,7 @@ def test_a_planted_difference_is_found_in_the_condition_and_in_its_effect() -> N
     interaction = effect(one, "kv_only")
     assert interaction.difference == pytest.approx(1.0, abs=1e-12)
     assert interaction.effect_second - interaction.effect_first == pytest.approx(1.0, abs=1e-12)
-    assert "is 1.00 larger in made/v0002" in interaction.sentence
+    assert "is 1.00 higher in made/v0002" in interaction.sentence
     assert {each.condition for each in one.shown} == {"kv_only"}
     assert found.same.same == 0 and condition(one, "kv_plain").same.same == N
 
@@ -288,6 +288,14 @@ def test_rows_that_one_run_took_over_from_the_other_are_no_test() -> None:
 def test_two_runs_that_took_over_from_a_third_have_the_same_rows() -> None:
     taken = made_trials().assign(origin="made/v0001")
     assert compare([run(2, taken), run(3, taken)]).family == 0
+
+
+def test_runs_of_one_name_under_two_roots_share_no_result() -> None:
+    first, second = run(1), run(1)
+    second = Run(second.trials, second.manifest, Path("/elsewhere/made/v0001"))
+    found = compare([first, second])
+    assert [side.name for side in found.sides] == ["/nowhere/made/v0001", "/elsewhere/made/v0001"]
+    assert only(found).same.copied == 0 and found.family == 9
 
 
 def test_holm_runs_over_all_tests_of_all_runs() -> None:

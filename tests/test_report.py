@@ -148,11 +148,11 @@ def test_parts_escape_what_is_plain_text() -> None:
 
 
 def test_everything_that_the_summary_says_is_there_in_its_order(whole) -> None:
-    run, summary, text = whole
+    _, summary, text = whole
     outline = Outline(text)
     assert list(outline.sections) == [
-        "verdict", "gates", "conditions", "results", "contrasts", "exploratory", "figures", "confounds", "trials",
-        "manifest", "reproduce",
+        "verdict", "gates", "conditions", "results", "contrasts", "exploratory", "figures", "confounds",
+        "trials", "manifest", "reproduce",
     ]  # fmt: skip
     assert "Does it carry over?" in outline.header and "organism" in outline.header
     for each in summary["contrasts"]:
@@ -250,8 +250,8 @@ def test_published_figures_stand_beside_those_of_the_run(tmp_path: Path) -> None
 def test_declared_analyses_are_shown_whatever_their_kind(whole, summary) -> None:
     summary["analyses"] = [
         {
-            "name": "odd", "kind": "unheard_of", "label": "An odd one", "stage": "measure", "exploratory": True,
-            "sentence": "Nothing <much>.", "note": "Few items.",
+            "name": "odd", "kind": "unheard_of", "label": "An odd one", "stage": "measure",
+            "exploratory": True, "sentence": "Nothing <much>.", "note": "Few items.",
             "table": {"columns": ["feature", "weight"], "rows": [["length", 0.25], ["group", None]]},
         }
     ]  # fmt: skip
@@ -420,13 +420,8 @@ def test_a_report_is_written_whole_or_not_at_all(
 
 
 def test_a_run_leaves_its_report_and_the_texts_of_its_prompts(tmp_path: Path) -> None:
-    words = [
-        "+experiment=n300_kv_only",
-        "limit=2",
-        "sampling.max_new_tokens=6",
-        "quiet=true",
-        "backend.threads=1",
-    ]
+    words = ["+experiment=n300_kv_only", "limit=2", "sampling.max_new_tokens=6", "quiet=true"]
+    words.append("backend.threads=1")
     done = runner.run([*words, f"output_root={tmp_path}"])
     assert done.folder is not None
     text = (done.folder / "report.html").read_text(encoding="utf-8")

@@ -16,6 +16,7 @@ import pytest
 from rich.console import Console
 from scipy import optimize, stats
 
+import runner
 from analyses.statistics.clusters import clustered_mean
 from analyses.studies.aligned import align
 from analyses.studies.decomposition import decomposition
@@ -38,6 +39,7 @@ from runner.config.check import check_experiment
 from runner.config.compose import compose
 from runner.config.stages.analysis_spec import ANALYSES
 from tests.configuring import body, faults
+from tests.made_stages import staged
 from tests.made_study import Design, made, source
 
 CELLS = {"both": "both", "first": "v_only", "second": "kv_only", "neither": "baseline"}
@@ -453,6 +455,42 @@ def test_trap_36_without_a_peak_the_layer_is_wide_open_and_the_best_is_too_good(
     assert np.mean(best) > 2 * abs(np.mean(other)) and np.mean(best) > 0.1
 
 
+def test_each_cell_is_held_against_the_same_cell_of_another_grid() -> None:
+    design = Design(4)
+    base = design.levels()
+    values, grids = {}, {}
+    for layer in range(4):
+        for grid in ("random", "v"):
+            name = f"{grid}[v.layers={layer}]"
+            grids[name] = {"v.layers": layer}
+            # Both rise with the layer; only at layer 1 does one do more than the other.
+            values[name] = base + 2 * layer + 3 * (grid == "v" and layer == 1) + design.noise()
+    run = source(made(design.table(values), grids=grids))
+    assert localisation(run, {"of": "v", "axis": "layers"}, "score").layer == 3
+    assert localisation(run, {"of": "v", "axis": "layers", "against": "random"}, "score").layer == 1
+
+
+def test_a_stage_is_analysed_by_its_name_and_what_limits_it_is_repeated(tmp_path: Path) -> None:
+    run = staged(tmp_path / "run")
+    depth = {"kind": "localisation", "of": "ablate", "axis": "from_layer", "best": "lowest"}
+    depth["published"] = "refusal_direction.{model}.0"
+    run.manifest["stages"]["candidates"]["in_sample"] = "it was chosen on 8 prompts"
+    manifest = {
+        **run.manifest,
+        "analyses": {
+            "depth": depth | {"stage": "candidates"},
+            "gone": {"kind": "variance", "stage": "weights"},
+            "which": {"kind": "variance"},
+        },
+    }
+    found = {each.name: each for each in studies(Run(run.trials, manifest, run.folder))}
+    told = found["depth"].sentence
+    assert "lowest at layer 5 of 9, depth 56%" in told and "layers of other models: gemma_2_2b 16" in told
+    assert told.endswith("In sample: it was chosen on 8 prompts.") and found["depth"].stage == "candidates"
+    assert "gone: no figure: stage weights was left out" in found["gone"].sentence
+    assert "expected the stage that it is of: candidates, evaluate and weights" in found["which"].sentence
+
+
 # --- all kinds together
 
 ANY: Mapping[str, Mapping[str, Any]] = {
@@ -619,9 +657,28 @@ analyses:
         assert part in told, part
 
 
+def test_what_the_file_declares_is_in_manifest_summary_and_markdown(tmp_path: Path) -> None:
+    words = ["+experiment=n300_kv_only", "limit=6", "sampling.max_new_tokens=8", "quiet=true"]
+    result = runner.run([*words, "backend.threads=1", "report=false", f"output_root={tmp_path}"])
+    assert result.folder is not None
+    manifest = json.loads((result.folder / "manifest.json").read_text())
+    assert manifest["analyses"]["share"]["in"] == "kv_only"
+    names = [each["name"] for each in result.summary["analyses"]]
+    assert names == list(manifest["analyses"]) == ["specific", "share", "apart"]
+    text = (result.folder / "summary.md").read_text()
+    assert all(each["sentence"] in text for each in result.summary["analyses"])
+    apart = result.summary["analyses"][2]["result"]["contrasts"]
+    assert {(each["condition"], each["against"]) for each in apart} >= {("kv_only", "baseline")}
+
+
+def test_an_inherited_analysis_is_taken_out_by_null() -> None:
+    found = check_experiment(compose(["+experiment=n300_teacher_forced"])).analyses
+    assert "specific" in found and not {"apart", "transferability"} & set(found)
+
+
 def test_experiments_declare_analyses_that_the_door_accepts() -> None:
     kinds = set()
-    for name in ("n300_kv_only", "n300_controls", "replicate_10_seeds", "layer_specificity"):
+    for name in ("n300_controls", "replicate_10_seeds", "refusal_direction"):
         found = check_experiment(compose([f"+experiment={name}"])).analyses
         assert found, name
         kinds |= {each.kind for each in found.values()}

@@ -66,8 +66,11 @@ def contrasts(
     p_values = [each.p for each in opened]
     corrected, by_holm = _BY[correction](p_values), holm(p_values)
     checked = _smallest(p_values, MOST_CHECKED)
+    # In standard errors it depends on the df alone, which a large grid has few of.
+    freedoms = {each.test.df for each in opened if each.test is not None and each.test.df is not None}
+    in_errors = {df: detectable(1.0, df, alpha=ALPHA / family.size, power=POWER) for df in freedoms}
     closed = [
-        _close(each, p, p_holm, family, place in checked)
+        _close(each, p, p_holm, family, in_errors, place in checked)
         for place, (each, p, p_holm) in enumerate(zip(opened, corrected, by_holm, strict=True))
     ]
     return _with_adjusted(closed, opened)
@@ -111,13 +114,18 @@ def _of_equal_shares(paired: Paired, test: ClusteredMean) -> ClusteredMean:
 
 
 def _close(
-    each: Opened, p_corrected: float | None, p_holm: float | None, family: _Family, checked: bool
+    each: Opened,
+    p_corrected: float | None,
+    p_holm: float | None,
+    family: _Family,
+    in_errors: Mapping[int, float],
+    checked: bool,
 ) -> Contrast:
     declared, test, paired = each.declared, each.test, each.paired
     difference = paired.difference if paired is not None else np.empty(0)
     found = None
     if test is not None and test.se is not None and test.df is not None:
-        found = detectable(test.se, test.df, alpha=ALPHA / family.size, power=POWER)
+        found = test.se * in_errors[test.df]
     published = None
     if family.manifest.get("contrasts", {}).get("statistics") == "as_published" and paired is not None:
         published = naive(family.table, family.manifest, declared.condition, declared.against)

@@ -22,7 +22,7 @@ from analyses.wording import count, listed, p_value, plural
 
 ALPHA = 0.05
 MIXED_ROWS = 10_000  # above it no mixed model is fitted
-_MANY = 20_000  # pairs above which fewer draws are made
+_MANY = 2_000  # pairs above which fewer draws are made
 _FEWER = 500  # draws then
 _MOST_CLUSTERS = 500  # of the smaller dimensions, beyond which a mixed model takes seconds
 _MOST_CELLS = 20_000  # distinct pairs of donors and target above which nothing is resampled
@@ -54,7 +54,7 @@ def cross_checks(
     p, difference: the uncorrected p and the difference of the clustered test; margin: that of an equivalence,
     of which only the methods with an interval have a say. Paired t, the naive test, and Wilcoxon take the
     pairs for independent, McNemar's test of a readout of 0 and 1 as well. The sign flip, the bootstrap and
-    the mixed model know donors and targets. Work is bounded: above 20,000 pairs there are 500 draws, above
+    the mixed model know donors and targets. Work is bounded: above 2,000 pairs there are 500 draws, above
     20,000 distinct pairs of prompts nothing is resampled, above 10,000 pairs or 500 clusters beside those of
     the largest dimension there is no mixed model; the note says so.
     """

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from analyses.figures.lettering import SIZE
-from analyses.figures.palette import COLOURS, INK, PAPER, REFERENCE
+from analyses.figures.palette import COLOURS, CONTROL, INK, PAPER, REFERENCE
 from analyses.figures.scales import MINUS, is_share, readout_label
 from analyses.figures.style import COLUMN, PAGE, Page, above, blank, columns_for
 from analyses.figures.subject import NotDrawn, Shown, Subject
@@ -19,7 +19,12 @@ from analyses.findings.measured import Estimate
 from analyses.wording import count, figure
 
 _ROW, _LETTERS = 0.3, 30  # inches of a bar; letters in a line of its label
-_LOOKS = {"control": (PAPER, "//////", "#8C8C8C"), "reference": ("#BDBDBD", "", "#BDBDBD")}
+# Face, hatch and edge; a reference is ink through which the page shows, on light and dark alike.
+_Look = tuple[Any, str, str]
+_LOOKS: dict[str, _Look] = {
+    "control": (PAPER, "//////", CONTROL),
+    "reference": ((INK, 0.3), "", "none"),
+}
 
 
 def bars(subject: Subject) -> Page:
@@ -144,10 +149,10 @@ def _page(
     return Page(figure, subject.title, subject.caption(estimates, whiskers, *dict.fromkeys(notes)))
 
 
-def _looks(shown: Sequence[Shown]) -> dict[str, tuple[str, str, str]]:
+def _looks(shown: Sequence[Shown]) -> dict[str, _Look]:
     """Face, hatch and edge of each: treatments in colour, controls hatched grey, references plain grey."""
     colours = iter(COLOURS * len(shown))
-    found = {}
+    found: dict[str, _Look] = {}
     for each in shown:
         if each.role == "treatment":
             colour = next(colours)

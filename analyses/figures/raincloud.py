@@ -191,10 +191,11 @@ def _dots(
     speck = (ends[1] - ends[0]) * 5e-4  # a stroke without any length is not drawn
     points = np.column_stack([x, y, x + speck, y]).reshape(-1, 2)
     codes = np.tile([Path.MOVETO, Path.LINETO], len(chosen))
+    # Snapped to whole pixels a stroke would lose its length.
     axes.add_patch(
         PathPatch(
             Path(points, codes), fill=False, edgecolor=colour, linewidth=1.7, capstyle="round", alpha=0.55,
-            zorder=1.5,
+            snap=False, zorder=1.5,
         )
     )  # fmt: skip
 

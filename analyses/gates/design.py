@@ -14,7 +14,7 @@ from analyses.gates.paths import path_gates
 from analyses.gates.receipts import full_precision
 from analyses.tables.by_condition import ByCondition, Positions
 from analyses.tables.cells import grid_name
-from analyses.tables.lookup import OWN, Lookup
+from analyses.tables.lookup import Lookup
 from analyses.tables.measured import kind_of_column, probe_columns
 from analyses.tables.pairs import declared_pairs, pair
 from analyses.wording import count, listed, plural, share
@@ -164,7 +164,8 @@ def _fewer_items(lookup: Lookup, manifest: Mapping[str, Any]) -> list[Gate]:
     for condition in names:
         if condition in lost:
             continue
-        planned, valid = (len(np.unique(items[at])) for at in (apart.rows(condition), apart.ok(condition)))
+        sides = (apart.rows(condition), apart.ok(condition))
+        planned, valid = (int((np.bincount(items[at]) > 0).sum()) for at in sides)
         have[condition] = (planned, valid)
     if len(set(have.values())) == 1:
         have = {EVERY: next(iter(have.values()))}
@@ -183,11 +184,7 @@ def _fewer_items(lookup: Lookup, manifest: Mapping[str, Any]) -> list[Gate]:
 def _reused_items(lookup: Lookup, manifest: Mapping[str, Any]) -> list[Gate]:
     if "donor" not in lookup.trials.columns or "target" not in lookup.trials.columns:
         return []
-    rows = lookup.ended_items
-    items = pd.DataFrame({"donor": lookup.donor(OWN, rows), "target": lookup.target(rows)})
-    n = len(items)
-    donors, targets = items["donor"].nunique(), items["target"].nunique()
-    pairs = len(items.drop_duplicates())
+    n, donors, targets, pairs = lookup.distinct(lookup.ended_items)
     if n == 0 or (donors in (0, n) and targets in (0, n)):
         return []
     sentence = (

@@ -10,7 +10,7 @@ from markupsafe import Markup
 from analyses.findings.tables import HEAD, artefact_sentences, choice_sentences, finding_row
 from analyses.gates.confounds import BETWEEN
 from analyses.report.page import Section
-from analyses.report.parts import Cell, bullets, heading, name, number, paragraph, table, together
+from analyses.report.parts import NOTHING, Cell, bullets, heading, name, number, paragraph, table, together
 from analyses.tables.run import Run
 from analyses.wording import count, figure, listed
 
@@ -18,8 +18,9 @@ CONFOUNDS = "Differences in prompts"
 _MOST_ROWS = 200  # of a table of an analysis
 
 
-def analyses_section(summary: Mapping[str, Any]) -> Section | None:
-    """The declared analyses: each a sentence and a table, whatever its kind."""
+def analyses_section(summary: Mapping[str, Any], drawings: Mapping[str, Sequence[Markup]]) -> Section | None:
+    """The declared analyses: each a sentence, its figures and a table, whatever its kind. drawings: figures
+    by the name of the analysis."""
     found = summary.get("analyses") or []
     if not found:
         return None
@@ -29,15 +30,13 @@ def analyses_section(summary: Mapping[str, Any]) -> Section | None:
         marks += ["exploratory"] if each.get("exploratory") else []
         aside = Markup(' <span class="aside">{}</span>').format(", ".join(marks)) if marks else ""
         bodies.append(heading(Markup("{}{}").format(str(each.get("label") or each["name"]), aside)))
-        bodies.append(paragraph(str(each.get("sentence") or "It has no result.")))
+        bodies.append(paragraph(_sentence(each)))
         if each.get("note"):
             bodies.append(paragraph(str(each["note"]), "about"))
+        bodies += drawings.get(str(each["name"]), ())
         told = each.get("table")
         if told and told["rows"]:
-            rows = [
-                [_cell(value, place) for place, value in enumerate(row)] for row in told["rows"][:_MOST_ROWS]
-            ]
-            bodies.append(table([str(column) for column in told["columns"]], rows))
+            bodies.append(_table([str(column) for column in told["columns"]], told["rows"][:_MOST_ROWS]))
             if len(told["rows"]) > _MOST_ROWS:
                 more = len(told["rows"]) - _MOST_ROWS
                 bodies.append(paragraph(f"{count(more)} more rows are in summary.json.", "about"))
@@ -125,20 +124,45 @@ def _named(entries: Sequence[tuple[str, str]]) -> Markup:
     return bullets(Markup('<span class="name">{}</span>: {}').format(key, told) for key, told in entries)
 
 
-def _cell(value: object, place: int) -> Cell:
-    """A value of an analysis: numbers as figures; texts as they are, right where they begin with a digit."""
+def _sentence(analysis: Mapping[str, Any]) -> str:
+    """Its sentence without the label, which is the heading."""
+    told = str(analysis.get("sentence") or "It has no result.")
+    label = str(analysis.get("label") or analysis["name"])
+    for before in (f"{label}: ", f"{label} (exploratory): "):
+        told = told.removeprefix(before)
+    return f"{told[:1].upper()}{told[1:]}"
+
+
+def _table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> Markup:
+    """The table of an analysis, columns of figures aligned right."""
+    numeric = [place > 0 and all(_is_figure(row[place]) for row in rows) for place in range(len(columns))]
+    cells = [
+        [
+            number(_told(value)) if right else Cell(_told(value))
+            for value, right in zip(row, numeric, strict=True)
+        ]
+        for row in rows
+    ]
+    return table(columns, cells)
+
+
+def _is_figure(value: object) -> bool:
+    """Whether a cell is a figure, or empty: a number, or a text that begins as one."""
+    text = "" if value is None else str(value)
+    return not isinstance(value, bool) and (
+        text.lstrip("-\u2212<> ")[:1].isdigit() or not text.strip("-\u2013 ")
+    )
+
+
+def _told(value: object) -> str:
     if value is None:
-        return Cell("\u2013", "number" if place else "")
+        return NOTHING
     if isinstance(value, bool):
-        return Cell("yes" if value else "no")
-    if isinstance(value, int):
-        return number(count(value))
-    if isinstance(value, float):
-        return number(figure(value))
-    text = str(value)
-    numeric = place > 0 and text.lstrip("-\u2212<> ")[:1].isdigit()
-    return number(text) if numeric else Cell(text)
+        return "yes" if value else "no"
+    if isinstance(value, int | float):
+        return count(value) if isinstance(value, int) else figure(value)
+    return str(value)
 
 
 def _dash(text: str) -> str:
-    return "\u2013" if text == "-" else text
+    return NOTHING if text == "-" else text

@@ -23,6 +23,7 @@ from analyses.tables.run import Run
 from analyses.wording import count
 
 NAME = "report.html"
+_ANALYSIS = "analysis_"  # before the name of an analysis, in that of its figure
 # The figures that belong to a part of the page, by the last word of their name; the others stand together.
 _PLACES = {
     "forest": "contrasts",
@@ -73,7 +74,7 @@ def report(run: Run, summary: Mapping[str, Any], drawn: Drawn) -> str:
         ]
     found += [
         _figures(drawn, pictures),
-        analyses_section(summary),
+        analyses_section(summary, _of_analyses(summary, pictures)),
         confounds_section(run, summary),
         _trials(shown),
         manifest_section(run),
@@ -108,14 +109,28 @@ def _drawings(summary: Mapping[str, Any], drawn: Drawn) -> dict[str, dict[str, l
     """Figures as parts of the page: stage ("" of a flat run) -> place -> figures. Place "": none of its
     own."""
     stages = list(summary["stages"]) if "stages" in summary else [""]
+    analysed = {str(each["name"]) for each in summary.get("analyses") or []}
     found: dict[str, dict[str, list[Markup]]] = {stage: {} for stage in stages}
     for name, svg in drawn.svg.items():
         stage = max((each for each in stages if each and name.startswith(f"{each}_")), key=len, default="")
         kind = name.removeprefix(f"{stage}_") if stage else name
         place = _PLACES.get(kind, "") if stage or "stages" not in summary else ""
+        if kind.removeprefix(_ANALYSIS) in analysed and kind.startswith(_ANALYSIS):
+            place = kind
         files = [(kind.upper(), f"figures/{name}.{kind}") for kind in ("png", "pdf")]
         picture = drawing(drawn.titles.get(name, ""), svg, drawn.captions.get(name, ""), files)
         found.setdefault(stage if place else "", {}).setdefault(place, []).append(picture)
+    return found
+
+
+def _of_analyses(
+    summary: Mapping[str, Any], pictures: Mapping[str, Mapping[str, Sequence[Markup]]]
+) -> dict[str, list[Markup]]:
+    """The figures of declared analyses, by the name of the analysis."""
+    found: dict[str, list[Markup]] = {}
+    for part in pictures.values():
+        for each in summary.get("analyses") or []:
+            found.setdefault(str(each["name"]), []).extend(part.get(f"{_ANALYSIS}{each['name']}", ()))
     return found
 
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from analyses.runs.folders import run_name
 from analyses.tables.measured import generates
 from analyses.tables.run import Run, value_columns
 from analyses.wording import listed
@@ -29,7 +29,7 @@ class AlignedStage:
     second: Mapping[str, pd.DataFrame]
     manifests: tuple[Mapping[str, Any], Mapping[str, Any]]
     names: tuple[str, str]
-    folders: tuple[str, str]
+    folders: tuple[Path, Path]
     readout: str | None
     what: str
 
@@ -69,7 +69,7 @@ def aligned(
         second=parts[1],
         manifests=(first.manifest, second.manifest),
         names=names,
-        folders=(run_name(first.folder), run_name(second.folder)),
+        folders=(first.folder.resolve(), second.folder.resolve()),
         readout=column,
         what=(TOKENS if alike else TEXTS) if texts else VALUES,
     )

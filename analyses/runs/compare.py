@@ -6,6 +6,7 @@ import difflib
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -300,26 +301,29 @@ def _measured(valid: Sequence[pd.DataFrame], stage: AlignedStage) -> list[str]:
     return [column for column in columns[0] if column in columns[1]]
 
 
+def _origins(merged: pd.DataFrame, side: str, folder: Path) -> pd.Series | None:
+    """The folder of the run that computed each trial; None in a table that does not say."""
+    column = f"origin|{side}"
+    if column not in merged.columns:
+        return None
+    root = folder.parent.parent  # rows are taken over between versions of one experiment
+    return merged[column].fillna(run_name(folder)).map(lambda name: str(root / name))
+
+
 def _same(merged: pd.DataFrame, stage: AlignedStage) -> Same:
-    origins = [
-        merged[f"origin|{side}"].fillna(name) if f"origin|{side}" in merged.columns else None
-        for side, name in zip(("first", "second"), stage.folders, strict=True)
-    ]
-    copied = 0 if origins[0] is None or origins[1] is None else int((origins[0] == origins[1]).sum())
+    first, second = (
+        _origins(merged, side, folder)
+        for side, folder in zip(("first", "second"), stage.folders, strict=True)
+    )
+    copied = 0 if first is None or second is None else int((first == second).sum())
     column = _HELD.get(stage.what)
     if column is None:
-        sides = [
-            merged[
-                [
-                    c
-                    for c in merged.columns
-                    if c.endswith(f"|{s}") and c.partition("|")[0] not in _NOT_MEASURED
-                ]
-            ]
-            for s in ("first", "second")
-        ]
-        first, second = (side.to_numpy(dtype=float) for side in sides)
-        alike = ((first == second) | (np.isnan(first) & np.isnan(second))).all(axis=1)
+        columns = [c for c in merged.columns if c.partition("|")[0] not in _NOT_MEASURED]
+        mine, theirs = (
+            merged[[c for c in columns if c.endswith(f"|{side}")]].to_numpy(dtype=float)
+            for side in ("first", "second")
+        )
+        alike = ((mine == theirs) | (np.isnan(mine) & np.isnan(theirs))).all(axis=1)
     elif f"{column}|first" in merged.columns:
         pairs = zip(merged[f"{column}|first"], merged[f"{column}|second"], strict=True)
         alike = np.array([_equal(one, other) for one, other in pairs], dtype=bool)

@@ -17,6 +17,7 @@ from analyses.wording import bare_p, count, figure, listed, plural, share, toget
 
 MOST_ROWS = 40  # of a table; the page has all
 MOST_KEYS = 8  # of one kind of difference
+MOST_SENTENCES = 3
 _WIDE = 100  # columns from which on the interval has a place of its own
 _LONG = 60  # characters of a value
 _Row = TypeVar("_Row", bound=Tested)
@@ -85,8 +86,11 @@ def _print(one: Versus, console: Console) -> None:
     if moved:
         console.print(_effects(moved, names, wide))
         _more(moved, console)
-    for each in one.shown:
-        console.print(Text(f"  {each.sentence}"))
+    for each in one.shown[:MOST_SENTENCES]:
+        console.print(Text(each.sentence))
+    if len(one.shown) > MOST_SENTENCES:
+        left = plural(len(one.shown) - MOST_SENTENCES, "further difference")
+        console.print(Text(f"{left}, in bold above; the page has all sentences", style="dim"))
     console.print(Text(items_in_words(one, names), style="dim"))
     _print_differences(one.differences, names, console)
 

@@ -50,7 +50,7 @@ def effect_sentence(each: Effect, names: tuple[str, str]) -> str:
             "equal."
         )
     assert each.test.mean is not None
-    way = "larger" if each.test.mean > 0 else "smaller"
+    way = "higher" if each.test.mean > 0 else "lower"
     gap = figure(abs(each.test.mean))
     return f"{what[0].upper()}{what[1:]} is {gap} {way} in {names[1]}: {both} ({figures})."
 

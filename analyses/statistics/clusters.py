@@ -204,8 +204,14 @@ def _across(
     if len(donors) < 2:
         return 0.0, ""
     # One code for a donor wherever it stands, -1 for none.
-    pooled = pd.factorize(np.concatenate([given.astype(object) for given in donors.values()]))[0]
-    places = np.split(pooled, len(donors))
+    given = list(donors.values())
+    if not all(np.issubdtype(each.dtype, np.number) for each in given):
+        given = [each.astype(object) for each in given]
+    places = np.split(pd.factorize(np.concatenate(given))[0], len(given))
+    number = max(int(each.max()) for each in places) + 1
+    stands = [np.bincount(each[each >= 0], minlength=number) > 0 for each in places]
+    if not (np.sum(stands, axis=0) > 1).any():
+        return 0.0, ""  # no donor stands in two dimensions
     if len(donors) == 2:
         return _across_two(residual, codes, places[0], places[1]) / len(residual) ** 2, ""
     return _across_listed(residual, codes, places)

@@ -29,7 +29,6 @@ from analyses.statistics.describe import describe
 from analyses.studies.studies import plain_study, studies
 from analyses.summary.markdown import to_markdown
 from analyses.summary.staged import of_stages, plain_finding
-from analyses.tables.by_condition import ByCondition, numbers
 from analyses.tables.lookup import Lookup
 from analyses.tables.run import SCORES, Run, conditions_of, ok_rows, value_columns
 from analyses.tables.stages import stage_runs, staged
@@ -70,7 +69,7 @@ def _of_the_run(run: Run) -> Summary:
         "model": manifest.get("model"),
         "dtype": manifest.get("dtype"),
         "published": None,
-        "prompts": _prompts(trials, manifest),
+        "prompts": _prompts(Lookup.of(trials), manifest),
         "counts": _counts(trials, manifest),
     }
 
@@ -93,7 +92,7 @@ def _of_one(run: Run) -> Summary:
         "primary": options.get("primary", "score"),
         "baseline": options.get("baseline", "baseline"),
         "statistics": options.get("statistics", "paired_clustered"),
-        "conditions": _conditions(trials, manifest),
+        "conditions": _conditions(table, manifest),
         "correction": options.get("correction", HOLM),
         "contrasts": [_contrast(each) for each in found],
         "exploratory": [asdict(each) for each in explored],
@@ -103,10 +102,10 @@ def _of_one(run: Run) -> Summary:
         "checks": [asdict(each) for each in checks(trials, manifest)],
         "trends": [asdict(each) for each in trends(trials, manifest)],
         "repeats": [asdict(each) for each in by_repeat(trials, manifest)],
-        "gates": [asdict(gate) for gate in all_gates(trials, manifest)],
-        "receipts": [_receipt(each) for each in receipts(trials, manifest)],
+        "gates": [asdict(gate) for gate in all_gates(table, manifest)],
+        "receipts": [_receipt(each) for each in receipts(table, manifest)],
         "published": _published(trials, manifest),
-        "prompts": _prompts(trials, manifest),
+        "prompts": _prompts(table, manifest),
         "counts": _counts(trials, manifest),
     }
 
@@ -121,11 +120,11 @@ def write_summary(run: Run) -> Summary:
     return summary
 
 
-def _conditions(trials: pd.DataFrame, manifest: Mapping[str, Any]) -> dict[str, Any]:
+def _conditions(table: Lookup, manifest: Mapping[str, Any]) -> dict[str, Any]:
     found: dict[str, Any] = {}
-    held = {column: numbers(trials, column) for column in value_columns(trials)}
-    apart = ByCondition.of(trials)
-    for name in conditions_of(trials, manifest):
+    held = {column: table.numbers(column) for column in value_columns(table.trials)}
+    apart = table.by_condition
+    for name in table.conditions(manifest):
         declared = manifest.get("conditions", {}).get(name, {})
         valid, statuses = apart.ok(name), apart.statuses(name)
         entry: dict[str, Any] = {
@@ -259,13 +258,11 @@ def _unfinished(trials: pd.DataFrame, manifest: Mapping[str, Any]) -> str | None
     return f"{word}, {count(pending)} of {plural(len(trials), 'trial')} pending"
 
 
-def _prompts(trials: pd.DataFrame, manifest: Mapping[str, Any]) -> dict[str, Any]:
+def _prompts(table: Lookup, manifest: Mapping[str, Any]) -> dict[str, Any]:
     found: dict[str, Any] = dict(manifest.get("prompts") or {})
-    if {"donor", "target"} <= set(trials.columns):
-        items = trials.drop_duplicates(["stage", "item"])
-        found.setdefault("distinct_donors", int(items["donor"].nunique()))
-        found.setdefault("distinct_targets", int(items["target"].nunique()))
-        found.setdefault("distinct_pairs", len(items.drop_duplicates(["donor", "target"])))
+    if {"donor", "target"} <= set(table.trials.columns):
+        _, donors, targets, pairs = table.distinct(table.items)
+        found = {"distinct_donors": donors, "distinct_targets": targets, "distinct_pairs": pairs} | found
     return found
 
 

@@ -3,7 +3,7 @@ searches."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -54,7 +54,9 @@ class Units:
         for level in self._levels[::-1]:
             rest, part = np.divmod(rest, max(1, len(level)))
             parts.append(part)
-        return pd.MultiIndex(levels=self._levels, codes=parts[::-1], names=KEY, verify_integrity=False)
+        levels: Any = self._levels
+        places: Any = parts[::-1]
+        return pd.MultiIndex(levels=levels, codes=places, names=KEY, verify_integrity=False)
 
 
 @dataclass(frozen=True)
@@ -116,9 +118,14 @@ class Lookup:
         return self._places[condition]
 
     @cached_property
+    def kept(self) -> dict[Hashable, Any]:
+        """What was computed from this table and is asked for again, such as its pairs."""
+        return {}
+
+    @cached_property
     def outputs(self) -> tuple[Codes, Codes] | None:
-        """(codes, lengths) of the new tokens of each row: equal codes for equal ones, -1 for none. None where
-        the table has none."""
+        """(codes, lengths) of the new tokens of each row: equal codes for equal ones, -1 for none. None
+        where the table has none."""
         if "output_ids" not in self.trials.columns:
             return None
         return token_codes(self.trials["output_ids"])
@@ -146,64 +153,65 @@ class Lookup:
             return Roles({}, ())
         return Roles.of(self.trials["donor_ids"])
 
-    def target(self, rows: Positions) -> Codes:
-        """The target of some rows as a number, -1 where none is recorded."""
-        return self._names("target")[0][rows]
+    def target(self, rows: Positions) -> Floats:
+        """The target of some rows as a number, NaN where none is recorded."""
+        return self._numbered("target")[0][rows]
 
-    def donor(self, role: str, rows: Positions) -> Codes:
-        """The prompt in a role of some rows as a number, the same in whatever role it stands; -1 where none is
-        recorded. The item's own donor stands where the table does not tell who is in the role."""
+    def donor(self, role: str, rows: Positions) -> Floats:
+        """The prompt in a role of some rows as a number, the same in whatever role it stands; NaN where none
+        is recorded. The item's own donor stands where the table does not tell who is in the role."""
         codes = self.roles.codes.get(role) if role != OWN else None
+        own = self._numbered(OWN)[0]
         if codes is None:
-            return self._names(OWN)[0][rows]
+            return own[rows]
         if role not in self._in_roles:
-            self._in_roles[role] = np.where(codes >= 0, self._donor_of_prompt[codes], self._names(OWN)[0])
+            self._in_roles[role] = np.where(codes >= 0, self._donor_of_prompt[codes], own)
         return self._in_roles[role][rows]
 
     def donor_label(self, role: str) -> NDArray[Any]:
         """The prompt in a role of every row: by its id where it is some row's own donor, else by its tokens;
         None where none is recorded."""
-        codes = self.donor(role, np.arange(len(self.trials)))
-        names = np.asarray(self._names(OWN)[1], dtype=object)
-        unnamed = np.unique(codes[codes >= len(names)])
-        labels = np.empty(len(unnamed) + 1, dtype=object)  # the last stays None
-        for place, code in enumerate(unnamed):
-            labels[place] = self.roles.tokens(int(code) - len(names))
-        at = np.where(codes < 0, -1, codes)
-        at[codes >= len(names)] = len(names) + np.searchsorted(unnamed, codes[codes >= len(names)])
-        found: NDArray[Any] = np.concatenate([names, labels])[at]
+        numbers = self.donor(role, np.arange(len(self.trials)))
+        names = self._numbered(OWN)[1]
+        codes, distinct = pd.factorize(numbers)
+        labels = np.empty(len(distinct) + 1, dtype=object)  # the last, of no donor, stays None
+        for place, number in enumerate(map(int, distinct)):
+            known = number < len(names)
+            labels[place] = names[number] if known else self.roles.tokens(number - len(names))
+        found: NDArray[Any] = labels[codes]
         return found
 
+    def distinct(self, rows: Positions) -> tuple[int, int, int, int]:
+        """How many items some rows are, one each, and of how many donors, targets and pairs of both."""
+        held = pd.DataFrame({"donor": self.donor(OWN, rows), "target": self.target(rows)})
+        return len(rows), held["donor"].nunique(), held["target"].nunique(), len(held.drop_duplicates())
+
     @cached_property
-    def _in_roles(self) -> dict[str, Codes]:
+    def _in_roles(self) -> dict[str, Floats]:
         return {}
 
     @cached_property
-    def _donor_of_prompt(self) -> Codes:
-        """The donor that each prompt of `roles` is: a name's number, or a number of its own after those; the
-        last stands for no prompt."""
-        own, names = self._names(OWN)
-        found = len(names) + np.arange(len(self.roles) + 1)
+    def _donor_of_prompt(self) -> Floats:
+        """The donor that each prompt of `roles` is: the number of a name, or one of its own after those."""
+        own, names = self._numbered(OWN)
+        found = len(names) + np.arange(len(self.roles) + 1, dtype=np.float64)  # the last is of no prompt
         recorded = self.roles.codes.get(OWN)
         if recorded is not None:
-            theirs = (recorded >= 0) & (own >= 0)
+            theirs = (recorded >= 0) & ~np.isnan(own)
             found[recorded[theirs]] = own[theirs]
         return found
 
-    def _names(self, name: str) -> tuple[Codes, pd.Index]:
-        """A column of names as numbers, and the names; -1 everywhere where the table does not have it."""
+    def _numbered(self, name: str) -> tuple[Floats, pd.Index]:
+        """A column of names as numbers, and the names; NaN everywhere where the table does not have it."""
         if name not in self._named:
             held = self.trials.get(name)
             if held is None:
-                self._named[name] = (
-                    np.full(len(self.trials), -1, dtype=np.int64),
-                    pd.Index([], dtype=object),
-                )
+                self._named[name] = (np.full(len(self.trials), np.nan), pd.Index([], dtype=object))
             else:
                 codes, names = pd.factorize(held)
-                self._named[name] = (codes.astype(np.int64), pd.Index(names))
+                self._named[name] = (np.where(codes < 0, np.nan, codes), pd.Index(names))
         return self._named[name]
 
     @cached_property
-    def _named(self) -> dict[str, tuple[Codes, pd.Index]]:
+    def _named(self) -> dict[str, tuple[Floats, pd.Index]]:
         return {}

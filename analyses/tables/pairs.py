@@ -21,6 +21,7 @@ from analyses.wording import count, plural
 
 OTHER = "other_donor"
 DIFFERENCE, EQUIVALENCE = "difference", "equivalence"
+_CONFIDENCE = 0.95
 _NO_DONOR = (None, "", "self")
 
 
@@ -34,8 +35,13 @@ class Prompts:
 
     @staticmethod
     def of(donors: Mapping[str, NDArray[Any]], target: NDArray[Any] | pd.Series) -> Prompts:
-        """Those of labels, by dimension."""
+        """Those of labels, by dimension; numbers of one table, such as those of a lookup, stay as they
+        are."""
+        given = (*donors.values(), np.asarray(target))
         found: dict[str, Floats] = {}
+        if all(each.dtype == np.float64 for each in given):
+            held = {name: numbers for name, numbers in donors.items() if not np.isnan(numbers).all()}
+            return Prompts(held, given[-1])
         if donors:
             together = pd.factorize(np.concatenate([each.astype(object) for each in donors.values()]))[0]
             apart = np.split(together, len(donors))
@@ -53,9 +59,10 @@ class Paired:
     """Values of `first` and `second` on the trials that they share, row by row, with the target of each and
     the donors that were read for it, by dimension: `donor`, `other_donor`, `donor:ROLE`.
 
-    `n_first` and `n_second` count the valid trials of each side that have a value; `dropped` is a sentence on
-    those that found no partner, empty where every trial did. `rows` are the places of both sides in the
-    table, where it is known.
+    Donors and targets are numbers, the same for the same donor in whatever dimension, NaN where none is
+    recorded. `n_first` and `n_second` count the valid trials of each side that have a value; `dropped` is a
+    sentence on those that found no partner, empty where every trial did. `rows` are the places of both sides
+    in the table, where it is known.
     """
 
     first: Floats
@@ -77,9 +84,15 @@ class Paired:
         """The donors and targets as numbers, as tests take them."""
         return Prompts.of({name: labels.to_numpy() for name, labels in self.donors.items()}, self.target)
 
-    def test(self, confidence: float = 0.95) -> ClusteredMean:
+    def test(self, confidence: float = _CONFIDENCE) -> ClusteredMean:
         """The cluster-robust test of the differences. Prompts without donors have no clusters of them."""
+        if confidence == _CONFIDENCE:
+            return self._usual_test  # that of contrasts and gates alike
         return self.test_of(self.difference, confidence)
+
+    @cached_property
+    def _usual_test(self) -> ClusteredMean:
+        return self.test_of(self.difference, _CONFIDENCE)
 
     def test_of(self, values: Floats, confidence: float = 0.95) -> ClusteredMean:
         """The same test of other values of the same pairs, such as differences in another readout; NaN is
@@ -107,6 +120,20 @@ def pair(
     trials of one item and repeat.
     """
     lookup = Lookup.of(trials)
+    read = None
+    if conditions is not None:
+        read = {name: roles_read(conditions.get(name, {})) for name in (first, second)}
+    key = (first, second, column, None if read is None else tuple(read.items()))
+    if key not in lookup.kept:
+        lookup.kept[key] = _pair(lookup, first, second, column, read)
+    found: Paired = lookup.kept[key]
+    return found
+
+
+def _pair(
+    lookup: Lookup, first: str, second: str, column: str | None, read: Mapping[str, tuple[str, ...]] | None
+) -> Paired:
+    """read: the roles that each side reads; None: all that are recorded."""
     values = np.zeros(len(lookup.trials)) if column is None else lookup.numbers(column)
     if values is None:
         known = ", ".join(map(str, lookup.trials.columns))
@@ -133,11 +160,11 @@ def pair(
         second=values[other],
         donors={
             role if role in (OWN, OTHER) else f"{OWN}:{role}": pd.Series(
-                lookup.donor(role, mine if name == first else other), index=index, dtype=object
+                lookup.donor(role, mine if name == first else other), index=index
             )
-            for role, name in _read(lookup, sides, conditions).items()
+            for role, name in _read(lookup, sides, read).items()
         },
-        target=pd.Series(lookup.target(mine), index=index, dtype=object),
+        target=pd.Series(lookup.target(mine), index=index),
         n_first=sizes[first],
         n_second=sizes[second],
         dropped=sentence,
@@ -162,16 +189,16 @@ def donor_labels(rows: pd.DataFrame, role: str) -> pd.Series:
     item's own donor stands where the table does not tell who is in the role."""
     if role == OWN or "donor_ids" not in rows.columns:
         return rows["donor"]
-    return pd.Series(Lookup(rows).donor(role, np.arange(len(rows))), index=rows.index, dtype=object)
+    return pd.Series(Lookup(rows).donor_label(role), index=rows.index, dtype=object)
 
 
 def _read(
-    lookup: Lookup, sides: Mapping[str, Positions], conditions: Mapping[str, Any] | None
+    lookup: Lookup, sides: Mapping[str, Positions], read: Mapping[str, tuple[str, ...]] | None
 ) -> dict[str, str]:
     """Every role that a side reads, with the name of the first side that reads it. sides: their rows."""
     found: dict[str, str] = {}
     for name, rows in sides.items():
-        wanted = None if conditions is None else roles_read(conditions.get(name, {}))
+        wanted = None if read is None else read[name]
         if wanted is not None and not set(wanted) - {OWN}:
             recorded: tuple[str, ...] = (OWN,)  # most baselines: the prompts need not be looked at
         else:

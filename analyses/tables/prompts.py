@@ -72,7 +72,7 @@ def _arrow(column: pd.Series, form: Any) -> pa.ChunkedArray | None:
     dtype = column.dtype
     if not isinstance(dtype, pd.ArrowDtype) or not form(dtype.pyarrow_dtype):
         return None
-    held = pa.chunked_array(column.array.__arrow_array__())  # type: ignore[attr-defined]
+    held = pa.chunked_array(column.array.__arrow_array__())
     inner = held.type.item_type if pa.types.is_map(held.type) else held.type
     return held if inner.value_type == pa.int32() else None
 

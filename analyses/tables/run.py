@@ -130,7 +130,7 @@ def older_schema(manifest: Mapping[str, Any]) -> str | None:
 
 def _read_parquet(path: Path) -> pa.Table:
     try:
-        return pq.read_table(path)
+        return pq.read_table(path, memory_map=True)
     except (OSError, pa.ArrowException) as error:
         raise TableError(f"{path}: expected a Parquet table, but it cannot be read: {error}") from error
 

@@ -283,6 +283,8 @@ def _others(mapping: dict[str, Any], composed: Composed, told: list[Problem]) ->
             told.append(_problem(composed, (name,), f"expected a mapping by name, got {as_yaml(given)}"))
         for key, body in given.items() if isinstance(given, dict) else ():
             told += _misnamed((name, key), composed)
+            if body is None and name == "analyses":
+                continue  # takes out what a file that this one builds on declares
             if not isinstance(body, dict):
                 told.append(_problem(composed, (name, key), f"expected a mapping, got {as_yaml(body)}"))
                 continue

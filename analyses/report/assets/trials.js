@@ -48,6 +48,8 @@
     items[place].rows.push(row);
     itemOf[row] = place;
   }
+  // An output that nobody asked for is none: no token, and no reason to end.
+  const textOf = (row) => word("finish", row) === null && (data.numbers.n_new || [])[row] === 0 ? null : word("text", row);
   const readouts = Object.keys(data.readouts);
   const primaries = [...new Set(Object.values(data.stages).map((stage) => stage.primary))];
   const ordered = [...readouts.filter((name) => primaries.includes(name)), ...readouts.filter((name) => !primaries.includes(name))];
@@ -151,14 +153,16 @@
   const plan = () => {
     const small = narrow.matches;
     const wide = (name, least, most) => `${Math.min(Math.max(...columns[name].words.map((each) => each.length), least), most) * 0.51 + 0.4}rem`;
-    const several = columns.status.words.length > 1;
+    const several = rows.some((row) => word("status", row) !== "ok");
+    const told = ordered.filter((name) => rows.some((row) => data.readouts[name][row] !== null));
+    const texts = !small && rows.some((row) => textOf(row));
     layout = [{ name: "item", title: "item", width: small ? "3.2rem" : "3.4rem" }];
     if (data.staged && !small) layout.push({ name: "stage", title: "stage", width: wide("stage", 6, 16) });
-    layout.push({ name: "condition", title: "condition", width: small ? "minmax(0, 1fr)" : wide("condition", 10, 30) });
+    layout.push({ name: "condition", title: "condition", width: small || !texts ? "minmax(0, 1fr)" : wide("condition", 10, 30) });
     if (!small && columns.group && columns.group.words.length > 1) layout.push({ name: "group", title: "group", width: wide("group", 6, 18) });
     if (several && !small) layout.push({ name: "status", title: "status", width: "5rem" });
-    for (const name of ordered.slice(0, small ? 1 : 4)) layout.push({ name, title: name, width: small ? "3.6rem" : `${Math.min(Math.max(name.length, 6), 12) * 0.56}rem`, number: true });
-    if (!small && columns.text && columns.text.words.length) layout.push({ name: "text", title: "output", width: "minmax(0, 1fr)" });
+    for (const name of told.slice(0, small ? 1 : data.staged && !asked.stage ? 2 : 4)) layout.push({ name, title: name, width: small ? "3.6rem" : `${Math.min(Math.max(name.length, 6), 12) * 0.56}rem`, number: true });
+    if (texts) layout.push({ name: "text", title: "output", width: "minmax(0, 1fr)" });
     const grid = layout.map((column) => column.width).join(" ");
     head.style.gridTemplateColumns = grid;
     body.style.setProperty("--columns", grid);
@@ -187,7 +191,7 @@
     for (const column of layout) {
       if (column.number) element.append(make("span", "number", format(numberAt(column.name, row))));
       else {
-        const text = word(column.name, row);
+        const text = column.name === "text" ? textOf(row) : word(column.name, row);
         const told = column.name === "text" && text === null ? word("reason", row) : text;
         const kind = column.name === "text" ? (text === null ? "reason" : text === "" ? "aside" : "prose") : column.name === "condition" ? "name" : column.name === "status" && text !== "ok" ? "sign-bad" : "";
         element.append(make("span", kind, text === "" ? "(empty)" : told));
@@ -302,7 +306,8 @@
     let i = 0;
     while (i < text.length && i < other.length && text[i] === other[i]) i++;
     if (i === text.length && i === other.length) return i;
-    while (i > 0 && letter.test(text[i - 1] || "")) i--; // not in the middle of a word
+    const within = letter.test(text[i] || " ") || letter.test(other[i] || " ");
+    while (within && i > 0 && letter.test(text[i - 1])) i--; // not in the middle of a word
     return i;
   };
   const promptText = (place) => {
@@ -393,19 +398,19 @@
       details.append(make("summary", "", "Its own prompt"), make("p", "prose", promptText(fed)));
       block.append(details);
     }
-    const text = word("text", row);
+    const text = textOf(row);
     if (text !== null) {
-      const shared = base === undefined || base === row ? 0 : sharedWith(text, word("text", base));
+      const shared = base === undefined || base === row ? 0 : sharedWith(text, textOf(base));
       block.append(prose(text, shared));
       if (shared && shared === text.length) block.append(make("p", "aside", `The same output as ${stage.baseline}.`));
       else if (!text) block.append(make("p", "aside", "An empty output."));
     }
     const told = receiptsOf(row);
-    const ends = [numberAt("n_new", row) === null ? "" : counted(numberAt("n_new", row), "token"), word("finish", row) ? `ended by ${word("finish", row)}` : ""].filter(Boolean).join(", ");
+    const ends = [numberAt("n_new", row) === null || text === null ? "" : counted(numberAt("n_new", row), "token"), word("finish", row) ? `ended by ${word("finish", row)}` : ""].filter(Boolean).join(", ");
     const foot = make("dl", "receipts");
     for (const each of told) foot.append(make("dt", "name", each.write), make("dd", each.fired ? "" : "sign-bad", each.fired ? each.text : `${each.text}: never fired`));
     if (ends) foot.append(make("dt", "", "output"), make("dd", "", ends));
-    block.append(foot);
+    if (foot.children.length) block.append(foot);
     return block;
   };
 
@@ -452,8 +457,10 @@
     const there = Math.max(CARDS, present.indexOf(at) + 1);
     add(0, there);
     const legend = make("p", "about legend");
-    if (patterns.has(highlight.value)) legend.append(make("mark", "whole", "a whole word"), " and ", make("mark", "part", "part"), ` of a word that ${highlight.value} count. `);
-    if (bases.size) legend.append(make("span", "same", "Grey"), `: the same as ${stage.baseline} from the beginning up to there. +, \u2212: difference from ${stage.baseline}.`);
+    const texts = item.rows.some((row) => textOf(row) !== null);
+    if (texts && patterns.has(highlight.value)) legend.append(make("mark", "whole", "a whole word"), " and ", make("mark", "part", "part"), ` of a word that ${highlight.value} count. `);
+    if (texts && bases.size) legend.append(make("span", "same", "Grey"), `: the same as ${stage.baseline} from the beginning up to there. `);
+    if (bases.size) legend.append(`+, \u2212: difference from ${stage.baseline}.`);
     inside.replaceChildren(block, legend, cards);
     inside.scrollTop = 0;
     const card = at && cards.querySelector(".at");

@@ -48,7 +48,8 @@ def _analysis(analysis: AnalysisSpec, stages: Sequence[Given]) -> Iterator[Fault
         primary = spec.contrasts.primary
         if analysis.readout is not None:
             yield from readout_faults(("readout",), analysis.readout, spec, scalar=True)
-        elif primary not in scalar_columns(spec):
+        elif spec.contrasts.family == "none" and primary not in scalar_columns(spec):
+            # Where contrasts are declared, a primary readout that is not there is their mistake.
             known = scalar_columns(spec)
             message = f"missing: the stage has no primary readout; {expected('a column', known, None)}"
             yield ("readout",), message
