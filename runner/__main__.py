@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -19,6 +20,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if shadow is not None:
         print(shadow, file=sys.stderr)
         return 2
+    # The matrices of the analyses are small: threads that wait for one another only cost.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     from runner.command import dispatch
 
     signal.signal(signal.SIGTERM, _stop)

@@ -12,7 +12,8 @@ import pyarrow.parquet as pq
 
 def main(folder: Path) -> int:
     names = {path.name for path in folder.iterdir()}
-    expected = {"config.yaml", "manifest.json", "trials.parquet", "summary.json", "summary.md"}
+    expected = {"config.yaml", "manifest.json", "trials.parquet", "prompts.parquet", "summary.json"}
+    expected |= {"summary.md", "report.html", "figures"}
     assert expected <= names, f"{folder}: missing {sorted(expected - names)}"
     assert not {"segments", "plan.parquet"} & names, f"{folder}: segments are left over"
     manifest = json.loads((folder / "manifest.json").read_text())

@@ -10,6 +10,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 
+from analyses.comparisons.contrast import HOLM, corrected, correction_name
 from analyses.figures.labels import label_of, model_words, range_words
 from analyses.figures.palette import ABSENT, COLOURS, CONTROL, INK, PAPER, REFERENCE
 from analyses.figures.rows import Column, Panel, Row, sheet
@@ -62,7 +63,7 @@ def forest(run: Run, summary: Mapping[str, Any]) -> Page:
         marks += [(title, None), *((mark.label, mark) for mark in drawn)]
     rows = [Row(label, _HEAD if mark is None else _ROW, heading=mark is None) for label, mark in marks]
     every_mark = [mark for _, mark in marks]
-    page = sheet(rows, [Panel("")], _columns(every_mark))
+    page = sheet(rows, [Panel("")], _columns(every_mark, summary))
     (axes,) = page.panels
     low, high = _limits([mark for mark in every_mark if mark is not None])
     axes.set_xlim(low, high)
@@ -102,7 +103,7 @@ def _mark(each: Mapping[str, Any], run: Run, summary: Mapping[str, Any]) -> _Mar
     )  # fmt: skip
     first, second = label_of(summary, each["condition"]), label_of(summary, each["against"])
     against_baseline = each["against"] == summary.get("baseline") and not same
-    p = each.get("p_holm")
+    p = corrected(each)
     body = run.manifest.get("conditions", {}).get(each["condition"], {})
     return _Mark(
         label=first if against_baseline else f"{first} {MINUS} {second}",
@@ -131,7 +132,11 @@ def _published(summary: Mapping[str, Any], condition: str) -> tuple[float, float
     return float(printed["mean"]), printed.get("ci95 low"), printed.get("ci95 high")
 
 
-def _columns(marks: Sequence[_Mark | None]) -> list[Column]:
+def _correction(summary: Mapping[str, Any]) -> str:
+    return correction_name(summary.get("correction", HOLM))
+
+
+def _columns(marks: Sequence[_Mark | None], summary: Mapping[str, Any]) -> list[Column]:
     told, p = [], []
     for mark in marks:
         if mark is None or mark.value is None:
@@ -142,7 +147,7 @@ def _columns(marks: Sequence[_Mark | None]) -> list[Column]:
         interval = f" [{low}, {high}]" if mark.low is not None else f" ({mark.why})"
         told.append((value + interval).replace("-", MINUS))
         p.append("" if mark.p is None else bare_p(mark.p))
-    return [Column("difference [CI]", told), Column("p, Holm", p)]
+    return [Column("difference [CI]", told), Column(f"p, {_correction(summary)}", p)]
 
 
 def _limits(marks: Sequence[_Mark]) -> tuple[float, float]:
@@ -219,7 +224,8 @@ def _caption(
     if any("sign test" in str(each.get("method")) for each in found):
         parts.append("Where all pairs of 0 and 1 differ alike: Newcombe's interval, exact sign test.")
     if any(mark.p is not None for mark in drawn):
-        parts.append(f"Full marks: p < {ALPHA} after Holm over {plural(family, 'contrast')}; open: not.")
+        family_words = f"{_correction(summary)} over {plural(family, 'contrast')}"
+        parts.append(f"Full marks: p < {ALPHA} after {family_words}; open: not.")
     if any(mark.margin is not None for mark in drawn):
         parts.append(
             "Squares: two one-sided tests with their 90% CI; band: the margin; full: equal within it."

@@ -130,7 +130,7 @@ def _sentence(analysis: Mapping[str, Any]) -> str:
     label = str(analysis.get("label") or analysis["name"])
     for before in (f"{label}: ", f"{label} (exploratory): "):
         told = told.removeprefix(before)
-    return f"{told[:1].upper()}{told[1:]}"
+    return told
 
 
 def _table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> Markup:
