@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from analyses.runs.folders import versions
 from analyses.statistics.clusters import in_words
 from analyses.tables.pairs import EQUIVALENCE
 from analyses.wording import figure
@@ -26,7 +27,6 @@ from runner.plan import Trial
 from runner.plan_gates import plan_gates
 from runner.power_before import power_before
 from runner.prepare import Prepared, prepare
-from runner.results.store import versions
 from runner.schedule import batches
 
 PROBE_TOKENS = 12

@@ -24,6 +24,7 @@ from runner import status as codes
 from runner.config.check import Experiment, check_experiment, resolved_mapping
 from runner.config.compose import Composed
 from runner.config.resolve import config_hash
+from runner.failures import crash
 from runner.prepare import Prepared
 from runner.results.manifest import describe_run, now
 from runner.results.resume import CannotResume, Choice, changed_inputs, choose
@@ -123,6 +124,9 @@ class _Job:
             self.speaker.say(f"{self.folder.name}{f': {question}' if question else ''}", "bold")
         try:
             run_stages(self.checked, run, self.first)
+            if self.checked.spec.profile:
+                self._profile(run.times)
+            analysed, summary = self._analyse(run)
         except StageInterrupted as error:
             return self._interrupted(run, error)
         except KeyboardInterrupt:
@@ -131,9 +135,7 @@ class _Job:
             self.speaker.say(f"stopped: {error}", "red")
             self._close(run, "interrupted", codes.CRASH)
             raise
-        if self.checked.spec.profile:
-            self._profile(run.times)
-        return self._finish(run)
+        return self._finish(run, analysed, summary)
 
     def checked_question(self) -> str:
         """The question of the whole experiment, which its stages do not repeat."""
@@ -168,6 +170,11 @@ class _Job:
 
     def _write_manifest(self, run: StagedRun) -> None:
         """Write the manifest with what is known of the stages by now."""
+        self._gather(run)
+        self.folder.write_json("manifest.json", self.manifest)
+
+    def _gather(self, run: StagedRun) -> None:
+        """Take what is known of the stages by now into the manifest."""
         if self.checked.staged:
             self.manifest["stages"] = {
                 stage.name: {"kind": stage.kind, "status": "pending", "reason": None, "question": ""}
@@ -178,7 +185,6 @@ class _Job:
             for section in run.sections.values():
                 kept = {key: value for key, value in section.items() if key not in _OF_STAGES}
                 self.manifest.update(kept)
-        self.folder.write_json("manifest.json", self.manifest)
 
     def _changed(self) -> str | None:
         old = read_manifest(self.folder.path)
@@ -228,35 +234,56 @@ class _Job:
         told = ", ".join(f"{name} {value:.1f} s" for name, value in seconds.items())
         self.speaker.say(f"time: {told}")
 
-    def _finish(self, run: StagedRun) -> RunResult:
-        """Table, summary, manifest, and only then the segments go: a kill at any point in between loses
-        nothing."""
+    def _analyse(self, run: StagedRun) -> tuple[Run, dict[str, Any]]:
+        """Write the table and the summary. The manifest on disk still says that the run goes on, so that a
+        kill here loses nothing: resume=true makes both anew, from the segments."""
         manifest = self.manifest
         table = concatenated(list(run.tables.values()))
         manifest["times"]["seconds"] = dict(run.times)
         manifest["counts"] = counts(table)
         manifest["times"]["finished"] = now()
-        self.folder.write_trials(table)
         # Failed trials leave the run unfinished, so that resume=true tries them again.
-        failed = manifest["counts"]["failed"]
-        manifest["status"] = "failed" if failed else FINISHED
-        self._write_manifest(run)
+        manifest["status"] = "failed" if manifest["counts"]["failed"] else FINISHED
+        self._gather(run)
+        self.folder.write_trials(table)
         analysed = Run(table.to_pandas(), manifest, self.folder.path)
-        summary = write_summary(analysed)
-        manifest["exit_status"] = status = self._status(summary["gates"], manifest["counts"])
+        return analysed, write_summary(analysed)
+
+    def _finish(self, run: StagedRun, analysed: Run, summary: dict[str, Any]) -> RunResult:
+        """Say in the manifest how the run ended, and only then let the segments go. What is shown comes
+        after that."""
+        failed = self.manifest["counts"]["failed"]
+        self.manifest["exit_status"] = status = self._status(summary["gates"], self.manifest["counts"])
         self._write_manifest(run)
         if not failed:
             self.folder.clear()
         self.speaker.show(summary)
-        self._picture(analysed, summary)
+        shown = self._picture(analysed, summary)
         if failed:
             self.speaker.say(f"{failed} trials failed; resume=true tries them again", "red")
         self.speaker.say(f"results: {self.folder.path}")
-        return RunResult(status, self.folder.path, summary)
+        return RunResult(status if shown else worst([status, codes.CRASH]), self.folder.path, summary)
 
-    def _picture(self, run: Run, summary: Mapping[str, Any]) -> None:
+    def _picture(self, run: Run, summary: Mapping[str, Any]) -> bool:
         """Draw the figures and write the report; of `report: false` what the experiment declares alone. The
-        results are safe by now, and `patchbay report` makes both anew."""
+        results are safe by now: what goes wrong here is told and ends no sweep. Returns whether all went
+        well."""
+        try:
+            self._draw(run, summary)
+        except Exception as error:
+            if not isinstance(error, OSError):
+                crash(error)
+            told = (error.strerror if isinstance(error, OSError) else None) or error
+            again = f"patchbay report {self.folder.path}"
+            self.speaker.say(
+                f"figures and report are missing ({told}); the results are stored, and this makes them:\n"
+                f"  {again}",
+                "red",
+            )
+            return False
+        return True
+
+    def _draw(self, run: Run, summary: Mapping[str, Any]) -> None:
         wanted = self.checked.spec.report
         drawn = draw(run, summary, automatic=wanted)
         for sentence in drawn.skipped.values():

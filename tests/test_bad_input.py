@@ -266,28 +266,32 @@ def test_trap_40_errors_are_found_before_torch_is_imported(tmp_path):
     import sys
 
     home = Path(entry.__file__).resolve().parent.parent
-    program = (
-        "import sys; from runner.command import dispatch; "
-        "status = dispatch(sys.argv[1:]); "
-        "assert 'torch' not in sys.modules and 'transformers' not in sys.modules; sys.exit(status)"
-    )
+    program = """if True:
+        import json, sys
+        from runner.command import dispatch
+        for words in json.loads(sys.argv[1]):
+            print("status", dispatch(words), file=sys.stderr)
+            assert "torch" not in sys.modules and "transformers" not in sys.modules, words
+    """
     cases = {
         ("conditions.kv_only.kv.layers=99",): "99",
         ("+conditions.kv_only.kv.heads=[kv7]",): "kv7",
         ("prompts.pairing.replace=false", "experiment.n=1000"): "1000",
-        ("contrasts.primary=scroe",): "score",
-        ("+contrasts.margn=3",): "margin",
+        ("contrasts.primary=scroe",): "did you mean 'score'",
+        ("+contrasts.margn=3",): "contrasts.margn: unknown key",
     }
-    for words, told in cases.items():
-        done = subprocess.run(
-            [sys.executable, "-c", program, KV_ONLY, *words],
-            cwd=tmp_path,
-            env={**os.environ, "PYTHONPATH": str(home)},
-            capture_output=True,
-            text=True,
-        )
-        assert done.returncode == status.CONFIGURATION, (words, done.stderr)
-        assert told in done.stderr or words[0].startswith("+contrasts"), done.stderr
+    done = subprocess.run(
+        [sys.executable, "-c", program, json.dumps([[KV_ONLY, *words] for words in cases])],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(home), "COLUMNS": "400"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    *told, rest = done.stderr.split(f"status {status.CONFIGURATION}\n")
+    assert len(told) == len(cases) and not rest, done.stderr
+    for text, expected in zip(told, cases.values(), strict=True):
+        assert expected in text
     assert no_outputs(tmp_path)
 
 

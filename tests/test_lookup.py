@@ -82,7 +82,7 @@ def test_units_are_told_apart_also_where_most_combinations_do_not_occur() -> Non
     n = 300
     frame = pd.DataFrame(
         {
-            "stage": [f"s{i}" for i in range(n)],
+            "stage": [f"s{i:04d}" for i in range(n)],
             "condition": "a",
             "item": [f"{i:04d}" for i in range(n)],
             "repeat": range(n),
@@ -94,7 +94,7 @@ def test_units_are_told_apart_also_where_most_combinations_do_not_occur() -> Non
     assert lookup.units.size == n
     paired = pair(lookup, "a", "b", "value")
     assert list(paired.difference) == list(range(n))
-    assert list(paired.target.index[7]) == ["s7", "0007", 7]
+    assert list(paired.target.index[7]) == ["s0007", "0007", 7]
     assert lookup.distinct(lookup.items) == (n, 0, 0, 1)
 
 

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from rich.console import Console
 from scipy import stats
 
-from analyses.published.consistent import Printed, checked, consistent
-from analyses.published.printed import Figure
+from analyses.published.consistent import checked, consistent
+from analyses.published.printed import Figure, Printed
 from analyses.published.recheck import NO_RULE, PublishedError, embedded, recheck, unexpected
 from analyses.published.rechecked import CONTRADICTORY, NOT_REPRODUCIBLE, NOTHING, REPRODUCED
 from runner.commands import recheck as command

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from analyses.runs.folders import versions
 from runner.execute import blank
-from runner.results.store import RunFolder, StoreError, atomic_write, read_segments, versions
+from runner.results.store import RunFolder, StoreError, atomic_write, read_segments
 
 
 def result(key: str, status: str = "ok") -> dict[str, object]:

@@ -72,7 +72,7 @@ def test_a_planted_interaction_is_found_and_is_the_clustered_mean_of_differences
         (test.mean, test.ci_low, test.p)
     )
     assert row.interaction.low is not None and row.interaction.low < 2 < (row.interaction.high or 0)
-    assert "do more than the sum of each" in found.sentence(found.p_values, 1)
+    assert "score with both is above what the two effects would add up to" in found.sentence(found.p_values, 1)
 
 
 def test_effects_that_add_up_are_no_interaction() -> None:
@@ -181,12 +181,12 @@ def rivals(kv_pseudo: float, seed: int = 0) -> pd.DataFrame:
 SPECIFIC = {"treatment": "kv_only", "controls": ["kv_plain", "kv_pseudo"], "beside": ["perplexity"]}
 
 
-def test_a_treatment_above_every_control_is_specific_and_the_nearest_control_decides() -> None:
+def test_a_treatment_above_every_control_is_specific_and_the_least_sure_control_decides() -> None:
     found = specificity(source(made(rivals(2.0))), SPECIFIC, "score")
     assert found.bar == "kv_pseudo"
     assert found.p == max(rival.difference.p or 0 for rival in found.rivals)
     told = found.sentence((found.p,), 1)
-    assert "above the baseline and each of 2 controls" in told and "the nearest is kv_pseudo" in told
+    assert "above the baseline and each of 2 controls" in told and "the least sure of these is kv_pseudo" in told
 
 
 def test_trap_46_a_control_that_does_as_much_takes_the_claim_and_perplexity_stands_beside() -> None:
@@ -561,7 +561,7 @@ def test_every_kind_has_a_sentence_whatever_the_table_and_never_nan(how: str) ->
         assert all(each.outcome is not None for each in found)
 
 
-def test_confirmatory_tests_are_one_family_and_the_others_say_that_they_are_exploratory() -> None:
+def test_tests_of_the_primary_readout_are_corrected_together_and_all_are_marked_exploratory() -> None:
     run = with_all(damaged("whole"))
     declared = dict(run.manifest["analyses"])
     declared["other"] = {
@@ -574,13 +574,11 @@ def test_confirmatory_tests_are_one_family_and_the_others_say_that_they_are_expl
         each.name: each
         for each in studies(Run(run.trials, {**run.manifest, "analyses": declared}, run.folder))
     }
-    assert {name for name, each in found.items() if not each.exploratory} == {
-        "interaction",
-        "share",
-        "specificity",
-    }
+    assert all(each.exploratory for each in found.values())
+    assert all(f"{each.label} (exploratory): " in each.sentence for each in found.values())
+    assert {name for name, each in found.items() if each.joint} == {"interaction", "share", "specificity"}
     assert found["interaction"].family == found["specificity"].family == 2
-    assert found["other"].family == 1 and "(exploratory): " in found["other"].sentence
+    assert found["other"].family == 1
     assert found["interaction"].outcome is not None and found["specificity"].outcome is not None
     ps = sorted([*found["interaction"].outcome.p_values, *found["specificity"].outcome.p_values])
     corrected = sorted([*found["interaction"].p_holm, *found["specificity"].p_holm])

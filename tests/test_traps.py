@@ -188,7 +188,14 @@ def test_trap_13_and_14_round_trips_and_values_that_no_feature_has_are_gated(cli
     assert (value["condition"], value["verdict"]) == ("kept", "warn")
     assert value["sentence"].startswith("f in kept: Feature 3")
     path.write_text(FEATURES.replace("scale, alpha: 1", "scale, alpha: 0.5"), encoding="utf-8")
-    cli("+experiment=features", "--config-dir", str(tmp_path), "quiet=true", "report=false", "output_root=other")
+    cli(
+        "+experiment=features",
+        "--config-dir",
+        str(tmp_path),
+        "quiet=true",
+        "report=false",
+        "output_root=other",
+    )
     other = tmp_path / "other" / "features" / "v0001" / "summary.json"
     (trip,) = [g for g in json.loads(other.read_text())["gates"] if g["gate"] == "round_trip"]
     assert trip["verdict"] == "fail" and "(op: scale, alpha: 1)" in trip["sentence"]

@@ -122,7 +122,7 @@ def adjusted_sentence(
     if each.test is None or each.test.mean is None:
         return f"{condition} and {against} have no difference in {readout} adjusted for {names}: {each.note}."
     gap = ", ".join(f"{figure(value)} in {name}" for name, value in each.gaps.items())
-    told = f"Adjusted for {names} ({condition} minus {against}: {gap} on average)"
+    told = f"Exploratory, adjusted for {names} ({condition} minus {against}: {gap} on average)"
     if each.test.p is None:
         return f"{told}, the difference in {readout} is {figure(each.test.mean)}, untested: {each.note}."
     mean, low, high = together(each.test.mean, each.test.ci_low, each.test.ci_high)

@@ -160,7 +160,9 @@ def _told(trend: Trend, p_holm: float | None) -> Trend:
     )
     if p_holm is not None and p_holm < ALPHA:
         verb = "rises" if trend.slope > 0 else "falls"
-        told = f"{trend.readout} {verb} by {slope.removeprefix('-')} for each step {over} ({figures})."
+        # The family that has verdicts is that of the contrasts.
+        by = f"{trend.readout} {verb} by {slope.removeprefix('-')}"
+        told = f"Exploratory trend: {by} for each step {over} ({figures})."
     else:
         told = f"No trend of {trend.readout} shown {over}: {slope} for each step ({figures})."
     return Trend(**fields | {"sentence": told})

@@ -10,8 +10,8 @@ from typing import Any
 
 from scipy import stats
 
-from analyses.published.consistent import Printed, checked
-from analyses.published.printed import Figure, in_words, span
+from analyses.published.consistent import checked
+from analyses.published.printed import Figure, Printed, in_words, span
 from analyses.published.rechecked import CONTRADICTORY, NOT_REPRODUCIBLE, NOTHING, REPRODUCED, Rechecked
 
 CLAIMS = "claims"

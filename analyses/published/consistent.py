@@ -6,47 +6,21 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from scipy import stats
-
-from analyses.published.printed import Figure, Given, Span, in_words, sizes, span
-
-_TINY = 1e-12
-_CLOSE = 1e-6  # relative: what two ways of computing one figure may differ by
-
-
-@dataclass(frozen=True)
-class Printed:
-    """The figures of one t test as they were printed; None of what was not.
-
-    n: of the pairs, or, with arms = 2, of each arm (one number for both, or two). mean, sd, se and ci are of
-    the difference that is tested; means and sds those of the two arms. d is Cohen's, by the sd of the
-    differences (arms = 1) or the pooled one (arms = 2); ddof is that of its sd, 1 unless said otherwise.
-    one_sided: of p. integer: the values are whole numbers, so that the mean is a whole number over n. least
-    and most bound every value. clustered: se, t, p and ci are those of clustered values, so that only they
-    belong together.
-    """
-
-    n: int | Sequence[int] | None = None
-    arms: int = 1
-    mean: Given | None = None
-    sd: Given | None = None
-    se: Given | None = None
-    means: Sequence[Given] | None = None
-    sds: Sequence[Given] | None = None
-    t: Given | None = None
-    df: Given | None = None
-    p: Given | None = None
-    d: Given | None = None
-    ci: Sequence[Given] | None = None
-    confidence: float = 0.95
-    ddof: int = 1
-    one_sided: bool = False
-    integer: bool = False
-    least: float | None = None
-    most: float | None = None
-    clustered: bool = False
+from analyses.published.leeway import (
+    CLOSE,
+    TINY,
+    critical,
+    df_in_words,
+    listed_sizes,
+    meet,
+    p_in_words,
+    p_of,
+    p_of_interval,
+    positive,
+    some_squares,
+)
+from analyses.published.printed import Figure, Given, Printed, Span, in_words, sizes, span
 
 
 def consistent(printed: Printed) -> list[str]:
@@ -151,12 +125,12 @@ class _Test:
     def _sd(self) -> Span | None:
         """Of the differences, or pooled over the arms."""
         if self.sd is not None:
-            return _positive(self.sd)
+            return positive(self.sd)
         if len(self.sds) == 2 and len(self.n) == 2:
             a, b = self.n
             return span(
                 lambda x, y: math.sqrt(((a - 1) * x * x + (b - 1) * y * y) / (a + b - 2)),
-                *map(_positive, self.sds),
+                *map(positive, self.sds),
             )
         return None
 
@@ -170,7 +144,7 @@ class _Test:
     def _ses(self) -> list[tuple[str, Span]]:
         """The standard error, by each way of computing it: printed, pooled, Welch's."""
         if self.se is not None:
-            return [("", _positive(self.se))]
+            return [("", positive(self.se))]
         if self.given.clustered or not self.n:
             return []
         found = []
@@ -180,18 +154,24 @@ class _Test:
             found.append(("", (sd[0] * scale, sd[1] * scale)))
         if len(self.sds) == 2 and len(self.n) == 2:
             a, b = self.n
-            parts = map(_positive, self.sds)
+            parts = map(positive, self.sds)
             found.append(("Welch's", span(lambda x, y: math.sqrt(x * x / a + y * y / b), *parts)))
         return found
 
     def _dfs(self) -> Span | None:
         if self.df is not None:
-            return max(_TINY, self.df.low), self.df.high
+            return max(TINY, self.df.low), self.df.high
         if self.given.clustered or not self.n:
             return None
         most = sum(self.n) - len(self.n)
         # Of two arms Welch's df may be as few as those of the smaller one.
         return (most, most) if len(self.n) == 1 else (min(self.n) - 1, most)
+
+    def _welch(self) -> bool:
+        """Whether t and its standard error may be Welch's, which are others than the pooled ones."""
+        if len(self.n) < 2 or self.n[0] == self.n[1]:
+            return False
+        return self.df is None or "." in self.df.text or not self.df.holds(sum(self.n) - 2)
 
     def _ts(self) -> Span | None:
         """|t|, printed or computed."""
@@ -224,7 +204,7 @@ class _Test:
         if self.df.meets(least, most) if least < most else self.df.holds(most):
             return []
         told = f"{most}" if least == most else f"{most} (Welch's: {least} or more)"
-        return [f"n = {_listed(self.n)} leaves {told} degrees of freedom, not {self.df.text}"]
+        return [f"n = {listed_sizes(self.n)} leaves {told} degrees of freedom, not {self.df.text}"]
 
     def _of_whole_numbers(self) -> list[str] | None:
         """GRIM and GRIMMER: the mean and the sd of whole numbers."""
@@ -248,8 +228,11 @@ class _Test:
                     f"no {many} whole numbers have the mean {name}{mean.text}: {near}/{many} is "
                     f"{near / many:.6g}"
                 )
-            elif sd is not None and not any(_some_squares(total, many, sd) for total in sums):
-                found.append(f"no {many} whole numbers with the mean {name}{mean.text} have the sd {sd.text}")
+            elif sd is not None and not any(some_squares(total, many, sd) for total in sums):
+                population = any(some_squares(total, many, sd, ddof=0) for total in sums)
+                hint = " (with ddof 0 some have)" if population else ""
+                told = f"no {many} whole numbers with the mean {name}{mean.text} have the sd {sd.text}"
+                found.append(told + hint)
         return found
 
     def _of_bounds(self) -> list[str] | None:
@@ -265,7 +248,7 @@ class _Test:
         low, high = max(least, self.mean.low), min(most, self.mean.high)
         widest = min(max(middle, low), high)  # the mean in reach that leaves the most room
         limit = math.sqrt(max(0.0, (most - widest) * (widest - least)) * n / (n - 1))
-        if self.sd.low <= limit * (1 + _CLOSE):
+        if self.sd.low <= limit * (1 + CLOSE):
             return []
         return [
             f"{n} values between {least:g} and {most:g} with the mean {self.mean.text} have an sd of at most "
@@ -287,7 +270,7 @@ class _Test:
             return None
         scale = math.sqrt(sum(1 / n for n in self.n))
         low, high = sd[0] * scale, sd[1] * scale
-        if self.se.meets(low, high) or (len(self.n) == 2 and len(self.sds) == 2):
+        if self.se.meets(low, high) or self._welch():
             return []
         return [f"the sd and n give a standard error of {in_words((low, high))}, not {self.se.text}"]
 
@@ -297,7 +280,7 @@ class _Test:
             return None
         printed = sizes((self.t.low, self.t.high))
         every = [span(lambda m, s: m / s, sizes(mean), se) for _, se in ses]
-        if any(_meet(printed, each) for each in every):
+        if any(meet(printed, each) for each in every):
             same = self.t.low * mean[0] >= 0 or self.t.low <= 0 <= self.t.high or mean[0] <= 0 <= mean[1]
             return [] if same else [f"t is {self.t.text}, although the mean has the other sign"]
         return [f"the mean and its standard error give t = {in_words(every[0])}, not {self.t.text}"]
@@ -307,17 +290,17 @@ class _Test:
         if self.p is None or t is None or df is None:
             return None
         sides = 1 if self.given.one_sided else 2
-        low, high = _p_of(t, df, sides)
+        low, high = p_of(t, df, sides)
         if self.p.meets(low, high):
             return []
-        name = f"t{_of_df_in_words(df)} = {self.t.text if self.t is not None else in_words(t)}"
+        name = f"t{df_in_words(df)} = {self.t.text if self.t is not None else in_words(t)}"
         hint = ""
-        if self.p.meets(*_p_of(t, df, 3 - sides)):
+        if self.p.meets(*p_of(t, df, 3 - sides)):
             hint = f" (that is the {'one' if sides == 2 else 'two'}-sided p)"
         elif sides == 1 and self.p.meets(1 - high, 1 - low):
             hint = " (that is the p of the other side)"
         sided = "one-sided " if sides == 1 else ""
-        return [f"{name} has {sided}p = {_p_in_words((low, high))}, not {self.p.text}{hint}"]
+        return [f"{name} has {sided}p = {p_in_words((low, high))}, not {self.p.text}{hint}"]
 
     def _of_d(self) -> list[str] | None:
         if self.d is None:
@@ -331,7 +314,7 @@ class _Test:
             if self.n or self.given.ddof == 1:
                 known = True
                 found += self._against_d(printed, ratio, "the mean and the sd give")
-        if not found and self.t is not None and self.n and not self.given.clustered:
+        if not found and self.t is not None and self.n and not self.given.clustered and not self._welch():
             known = True
             scale = math.sqrt(sum(1 / n for n in self.n))
             low, high = sizes((self.t.low, self.t.high))
@@ -345,10 +328,10 @@ class _Test:
         population = math.sqrt(total / (total - len(self.n))) if self.n else 1.0
         stated, other = (population, 1.0) if self.given.ddof == 0 else (1.0, population)
         low, high = (value * stated for value in by_sample)
-        if _meet(printed, (low, high)):
+        if meet(printed, (low, high)):
             return []
         hint = ""
-        if _meet(printed, (by_sample[0] * other, by_sample[1] * other)):
+        if meet(printed, (by_sample[0] * other, by_sample[1] * other)):
             hint = f" (it is that with ddof {1 - self.given.ddof})"
         assert self.d is not None
         sign = -1.0 if self.d.high <= 0 else 1.0
@@ -364,31 +347,26 @@ class _Test:
         found: list[str] = []
         middle = ((low.low + high.low) / 2, (low.high + high.high) / 2)
         mean = self._mean()
-        if mean is not None and not _meet(mean, middle):
+        if mean is not None and not meet(mean, middle):
             named = self.mean.text if self.mean is not None else in_words(mean)
             found.append(
                 f"the interval {low.text} to {high.text} has {in_words(middle)} in its middle, not {named}"
             )
         half = (max(0.0, (high.low - low.high) / 2), max(0.0, (high.high - low.low) / 2))
         df = self._dfs()
-        upper = 0.5 + self.given.confidence / 2
-        normal = float(stats.norm.ppf(upper))
-        crit = (normal, normal) if df is None else (normal, float(stats.t.ppf(upper, df[0])))
+        crit = critical(df, self.given.confidence)
         ses = self._ses()
-        if ses and not any(_meet(half, (crit[0] * se[0], crit[1] * se[1])) for _, se in ses):
-            wanted = (normal * ses[0][1][0], crit[1] * ses[0][1][1])
+        if ses and not any(meet(half, (crit[0] * se[0], crit[1] * se[1])) for _, se in ses):
+            wanted = (crit[0] * ses[0][1][0], crit[1] * ses[0][1][1])
             found.append(
                 f"the standard error gives an interval of +-{in_words(wanted)}, and {low.text} to "
                 f"{high.text} is one of +-{in_words(half)}"
             )
         elif not ses and mean is not None and self._ts() is None and self.p is not None and half[0] > 0:
-            t = span(lambda m, h, c: m / (h / c), sizes(mean), half, crit)
-            wide = (df[0], df[1]) if df is not None else (1e9, 1e9)
-            p = _p_of(t, wide, 1 if self.given.one_sided else 2)
+            p = p_of_interval(mean, half, df, self.given.confidence, 1 if self.given.one_sided else 2)
             if not self.p.meets(*p):
                 found.append(
-                    f"the interval {low.text} to {high.text} goes with p = {_p_in_words(p)}, not "
-                    f"{self.p.text}"
+                    f"the interval {low.text} to {high.text} goes with p = {p_in_words(p)}, not {self.p.text}"
                 )
         return found if ses or mean is not None else None
 
@@ -399,46 +377,3 @@ def _read(name: str, value: Given, wrong: list[str]) -> Figure | None:
     except ValueError as error:
         wrong.append(f"{name}: {error}")
         return None
-
-
-def _positive(figure: Figure) -> Span:
-    return max(_TINY, figure.low), max(_TINY, figure.high)
-
-
-def _meet(one: Span, other: Span) -> bool:
-    slack = _CLOSE * max(abs(one[1]), abs(other[1])) * 1e-2
-    return one[0] <= other[1] + slack and other[0] <= one[1] + slack
-
-
-def _p_of(t: Span, df: Span, sides: int) -> Span:
-    """p of |t|: it falls with t and with df."""
-    found: Any = span(lambda x, k: sides * float(stats.t.sf(x, k)), t, df)
-    return found[0] * (1 - _CLOSE), min(1.0, found[1] * (1 + _CLOSE))
-
-
-def _p_in_words(p: Span) -> str:
-    low, high = (f"{value:.2g}" for value in p)
-    return low if low == high else f"{low} to {high}"
-
-
-def _of_df_in_words(df: Span | None) -> str:
-    if df is None:
-        return ""
-    low, high = math.ceil(df[0] - 0.5), math.floor(df[1] + 0.5)
-    return f"({df[0]:g})" if df[0] == df[1] else f"({low})" if low == high else f"({low} to {high})"
-
-
-def _listed(n: Sequence[int]) -> str:
-    return " and ".join(map(str, n))
-
-
-def _some_squares(total: int, n: int, sd: Figure) -> bool:
-    """Whether n whole numbers of this sum can have a sum of squares that gives the sd: no less than that of
-    the most even numbers, and even or odd as their sum is."""
-    quotient, rest = divmod(total, n)
-    least = rest * (quotient + 1) ** 2 + (n - rest) * quotient**2
-    low = max(least, math.ceil(max(0.0, sd.low) ** 2 * (n - 1) + total**2 / n - _CLOSE))
-    high = math.floor(sd.high**2 * (n - 1) + total**2 / n + _CLOSE)
-    if (low - total) % 2:
-        low += 1
-    return low <= high

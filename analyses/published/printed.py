@@ -1,10 +1,10 @@
-"""A figure as it was printed: the values that it can stand for."""
+"""Figures as they were printed: the values that they can stand for."""
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from itertools import product
@@ -84,3 +84,36 @@ def in_words(part: Span) -> str:
     """An interval as one figure where its ends agree to four digits, else both ends."""
     low, high = (f"{value:.4g}" for value in part)
     return low if low == high else f"{low} to {high}"
+
+
+@dataclass(frozen=True)
+class Printed:
+    """The figures of one t test as they were printed; None of what was not.
+
+    n: of the pairs, or, with arms = 2, of each arm (one number for both, or two). mean, sd, se and ci are of
+    the difference that is tested; means and sds those of the two arms. d is Cohen's, by the sd of the
+    differences (arms = 1) or the pooled one (arms = 2); ddof is that of its sd, 1 unless said otherwise.
+    one_sided: of p. integer: the values are whole numbers, so that the mean is a whole number over n. least
+    and most bound every value. clustered: se, t, p and ci are those of clustered values, so that only they
+    belong together.
+    """
+
+    n: int | Sequence[int] | None = None
+    arms: int = 1
+    mean: Given | None = None
+    sd: Given | None = None
+    se: Given | None = None
+    means: Sequence[Given] | None = None
+    sds: Sequence[Given] | None = None
+    t: Given | None = None
+    df: Given | None = None
+    p: Given | None = None
+    d: Given | None = None
+    ci: Sequence[Given] | None = None
+    confidence: float = 0.95
+    ddof: int = 1
+    one_sided: bool = False
+    integer: bool = False
+    least: float | None = None
+    most: float | None = None
+    clustered: bool = False

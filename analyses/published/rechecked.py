@@ -63,6 +63,16 @@ class Book:
         found = self.figure(*key)
         return None if found is None else found.value
 
+    def whole(self, *key: str) -> int | None:
+        """The same as a whole number. Raises ValueError, which names the key, for any other figure."""
+        text = self.printed(*key)
+        if text is None:
+            return None
+        try:
+            return int(text)
+        except ValueError as error:
+            raise ValueError(f"{'.'.join(key)}: expected a whole number, got {text!r}") from error
+
     def under(self, prefix: Key) -> list[Key]:
         """The keys of all figures that stand under a key, itself where it is one."""
         found = self._at(prefix)

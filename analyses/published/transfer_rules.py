@@ -6,13 +6,12 @@ import math
 from collections.abc import Mapping
 from itertools import product
 
-from scipy import stats
-
-from analyses.published.consistent import Printed, checked
-from analyses.published.printed import Figure, in_words
+from analyses.published.consistent import checked
+from analyses.published.printed import Printed, in_words
 from analyses.published.rechecked import Book, Key
 from analyses.published.recompute import Sums, from_sums, named, pooled
-from analyses.statistics.t_tests import TTest, from_moments
+from analyses.published.single_tests import single_tests
+from analyses.statistics.t_tests import TTest
 
 BONUS_MOST = 5  # the repetition bonus of the published score
 _FROM_SUMS = "sum, sum of squares and n"
@@ -42,9 +41,7 @@ def transfer_rules(book: Book) -> None:
             _scores(book, name)
             _counts(book, name)
     _single_texts(book)
-    _geometry(book)
-    _mcnemar(book)
-    _must_not_pass(book)
+    single_tests(book)
     for prefix, what in _SETTINGS.items():
         for key in book.under(prefix):
             book.given(key, what)
@@ -52,7 +49,7 @@ def transfer_rules(book: Book) -> None:
 
 def _sums(book: Book, block: str) -> None:
     """Figures of the differences from their integer sums, and the sums from these figures."""
-    n = _whole(book, block, "n_pairs")
+    n = book.whole(block, "n_pairs")
     if n is None:
         return
     book.given((block, "n_pairs"), "an input: the number of pairs")
@@ -128,7 +125,7 @@ def _narrowed(book: Book, block: str, known: dict[str, list[tuple[int, int]]], n
 
 
 def _unpaired(book: Book, block: str) -> None:
-    n = _whole(book, block, "n_pairs")
+    n = book.whole(block, "n_pairs")
     tests = {} if n is None else _tests(book, block, n)
     for contrast in (book.data[block].get("contrasts_unpaired") or {}) if tests else ():
         first, second = (named(part, tests) for part in contrast.split("_vs_"))
@@ -141,7 +138,7 @@ def _unpaired(book: Book, block: str) -> None:
 def _scores(book: Book, block: str) -> None:
     """Means of scores from the sums of the differences; sd, range and median by what they allow each
     other."""
-    n = _whole(book, block, "n_pairs")
+    n = book.whole(block, "n_pairs")
     scores = book.data[block].get("scores") or {}
     if n is None or "baseline" not in scores:
         return
@@ -239,9 +236,9 @@ def _correlation(book: Book, block: str, name: str) -> None:
 
 def _counts(book: Book, block: str) -> None:
     """Counts of strong scores, and of distinct donors, targets and pairs."""
-    n = _whole(book, block, "n_pairs")
+    n = book.whole(block, "n_pairs")
     at = (block, "strong")
-    eight, five, zero = (_whole(book, *at, name) for name in ("at_least_8", "at_least_5", "zero"))
+    eight, five, zero = (book.whole(*at, name) for name in ("at_least_8", "at_least_5", "zero"))
     if n is not None and eight is not None and five is not None and zero is not None:
         book.possible((*at, "at_least_8"), 0 <= eight <= five, f"they are among the {five} of 5 or more")
         book.possible(
@@ -252,7 +249,7 @@ def _counts(book: Book, block: str) -> None:
         )
         _mean_of_counts(book, block, n, eight, five, zero)
     at = (block, "distinct")
-    pairs, donors, targets = (_whole(book, *at, name) for name in ("pairs", "donors", "targets"))
+    pairs, donors, targets = (book.whole(*at, name) for name in ("pairs", "donors", "targets"))
     if n is not None and pairs is not None and donors is not None and targets is not None:
         most = min(n, donors * targets)
         told = f"there are no more than {most} and no fewer than {max(donors, targets)}"
@@ -327,128 +324,18 @@ def _participation(book: Book, key: Key, window: int) -> None:
     book.possible(key, value is not None and 1 <= value <= window, told)
 
 
-def _geometry(book: Book) -> None:
-    """R_V and its t test. R_V is a ratio of two participation ratios of 16 rows."""
-    at = ("geometry", "mistral_7b_base_n45")
-    for name in ("recursive", "baseline"):
-        mean, sd = book.number(*at, name, "0"), book.number(*at, name, "1")
-        told = "a ratio of two participation ratios of 16 rows is from 1/16 to 16"
-        book.possible((*at, name, "0"), mean is not None and 1 / 16 <= mean <= 16, told)
-        if mean is not None and sd is not None:
-            limit = math.sqrt((16 - mean) * (mean - 1 / 16))
-            told = f"values from 1/16 to 16 with the mean {mean:g} have an sd of at most {limit:.2f}"
-            book.possible((*at, name, "1"), 0 <= sd <= limit, told)
-    test = ("geometry", "rv_l27_t")
-    mean = book.number(*test, "mean")
-    if mean is not None:
-        book.recomputed((*at, "patch"), mean, "rv_l27_t.mean, the same with more digits")
-    for name in ("random", "wrong_layer_21"):
-        book.unknown((*at, name), "no sd and no n stand beside it")
-    n, sd = _whole(book, *test, "n"), book.number(*test, "sd")
-    book.given((*test, "n"), "an input: the number of pairs")
-    for name in ("mean", "sd"):
-        book.given((*test, name), "an input: t, p and d are computed from it")
-    if n is None or mean is None or sd is None:
-        return
-    found = from_moments(mean, sd, n)
-    assert found.t is not None and found.p is not None and found.d_ddof1 is not None
-    # These are printed with more digits than the mean and sd behind them give.
-    printed = Printed(
-        n=n,
-        mean=book.printed(*test, "mean"),
-        sd=book.printed(*test, "sd"),
-        t=book.printed(*test, "t"),
-        p=book.printed(*test, "p_one_sided"),
-        d=book.printed(*test, "d"),
-        one_sided=True,
-    )
-    wrong = checked(printed)
-    values = {"t": (("t",), found.t), "p": (("p_one_sided",), found.p / 2), "d": (("d",), found.d_ddof1)}
-    for name, (where, value) in values.items():
-        key = (*test, *where)
-        if wrong.get(name):
-            book.contradicts(key, value, "; ".join(wrong[name]))
-        elif name in wrong:
-            book.agrees(key, value, "mean, sd and n, within their rounding")
-
-
-def _mcnemar(book: Book) -> None:
-    for pair in book.data.get("statistics_fixtures", {}).get("mcnemar_exact") or {}:
-        one, _, other = pair.partition("/")
-        if one.isdecimal() and other.isdecimal() and int(one) + int(other) > 0:
-            p = float(stats.binomtest(int(one), int(one) + int(other), 0.5).pvalue)
-            key = ("statistics_fixtures", "mcnemar_exact", pair)
-            book.recomputed(key, p, "the exact binomial test of the discordant pairs")
-
-
-def _must_not_pass(book: Book) -> None:
-    """Figures that are printed because they contradict themselves: the contradiction is expected."""
-    for place, row in enumerate(book.data.get("statistics_fixtures", {}).get("must_not_pass") or ()):
-        at = ("statistics_fixtures", "must_not_pass", str(place))
-        n, arms = _whole(book, *at, "n"), _whole(book, *at, "arms")
-        for name in ("t", "n", "arms"):
-            book.given((*at, name), "an input of the contradiction")
-        book.given((*at, "note"), "a remark")
-        if n is None and "published_d" in row:
-            n, arms = _where_ddof0_gives(book.figure(*at, "t"), book.figure(*at, "published_d"))
-        if n is None:
-            continue
-        t = row.get("t")
-        for figure, name in (("p", "published_p"), ("d", "published_d")):
-            value = row.get(name)
-            if value is None:
-                continue
-            test = Printed(n=n, arms=arms or 1, t=t, **{figure: value})
-            wrong = checked(test).get(figure) or []
-            if wrong:
-                book.contradicts((*at, name), None, "; ".join(wrong), expected=True)
-            else:
-                told = f"it was to contradict t = {t} with n = {n}, and does not"
-                book.contradicts((*at, name), None, told)
-        true = book.printed(*at, "true_p")
-        if true is not None and t is not None:
-            held = not checked(Printed(n=n, arms=arms or 1, t=t, p=true)).get("p")
-            p = float(2 * stats.t.sf(abs(float(t)), (arms or 1) * (n - 1)))
-            if held:
-                book.agrees((*at, "true_p"), p, "t and n, within the rounding of t")
-            else:
-                book.contradicts((*at, "true_p"), p, f"t and n give {p:.2g}")
-
-
-def _where_ddof0_gives(t: Figure | None, d: Figure | None) -> tuple[int | None, int | None]:
-    """n and arms for which a printed d is that of t with ddof 0."""
-    if t is None or d is None or t.value is None:
-        return None, None
-    for arms in (1, 2):
-        for n in range(3, 10_000):
-            if d.holds(t.value * (arms / (n - 1)) ** 0.5):
-                return n, arms
-    return None, None
-
-
 def _tests(book: Book, block: str, n: int) -> dict[str, TTest]:
     found = {}
     for name in book.data[block]["deltas"]:
-        total, squares = _total(book, block, name), _whole(book, block, "deltas", name, "sum_sq")
+        total, squares = _total(book, block, name), book.whole(block, "deltas", name, "sum_sq")
         if total is not None and squares is not None and squares * n > total**2:
             found[str(name)] = _test(total, squares, n)
     return found
 
 
 def _total(book: Book, block: str, name: str) -> int | None:
-    return _whole(book, block, "deltas", name, "sum")
+    return book.whole(block, "deltas", name, "sum")
 
 
 def _test(total: int, squares: int, n: int) -> TTest:
     return Sums(total, squares, n).test()
-
-
-def _whole(book: Book, *key: str) -> int | None:
-    """A whole number of the file. Raises ValueError for any other figure."""
-    text = book.printed(*key)
-    if text is None:
-        return None
-    try:
-        return int(text)
-    except ValueError as error:
-        raise ValueError(f"{'.'.join(key)}: expected a whole number, got {text!r}") from error

@@ -191,7 +191,7 @@ def trends(summary: Mapping[str, Any]) -> Markup:
         ]
     about = (
         "Slope of least squares over items that have every dose, clustered. Holm corrects over the trends, "
-        "apart."
+        "apart from the contrasts: they are exploratory."
     )
     return together(*bodies, paragraph(about, "about"))
 

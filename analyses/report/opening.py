@@ -85,7 +85,7 @@ def banners(run: Run, summary: Mapping[str, Any]) -> list[Banner]:
         kinds = listed(sorted({str(gate["gate"]) for gate in fails}))
         link = Markup('<a href="#gates">Read them</a> before any figure.')
         word = f"{plural(len(fails), 'gate')} {'fails' if len(fails) == 1 else 'fail'}."
-        found.append(Banner("fail", word, Markup("{}. {}").format(kinds, link)))
+        found.append(Banner("fail", word, Markup("Of kind {}. {}").format(kinds, link)))
     for sentence in left_out_sentences(summary) if summary.get("left_out") else []:
         found.append(Banner("warn", "Left out.", sentence))
     older = older_schema(manifest)
@@ -120,7 +120,11 @@ def verdict_section(summary: Mapping[str, Any]) -> Section:
 def contrast_sentences(summary: Mapping[str, Any]) -> list[Sentence]:
     """The sentences of a summary's contrasts; a large grid has one for all of its cells."""
     single, of_grids = fold_contrasts(summary)
-    return [*map(_contrast, single), *(Sentence(sentence) for sentence in of_grids)]
+    failing: dict[str, list[str]] = {}
+    for gate in summary["gates"]:
+        if gate["verdict"] == "fail":
+            failing.setdefault(str(gate["condition"]), []).append(str(gate["gate"]))
+    return [*(_contrast(each, failing) for each in single), *(Sentence(sentence) for sentence in of_grids)]
 
 
 def apart(sentence: str) -> tuple[str, str]:
@@ -134,8 +138,13 @@ def apart(sentence: str) -> tuple[str, str]:
     return f"{claim.rstrip('.:')}.", f"{basis[:1].upper()}{basis[1:]}"
 
 
-def _contrast(each: Mapping[str, Any]) -> Sentence:
+def _contrast(each: Mapping[str, Any], failing: Mapping[str, Sequence[str]]) -> Sentence:
+    """failing: the gates that fail, by condition: a comparison with such a condition says so."""
     claim, basis = apart(with_note(each))
+    for side in (each["condition"], each["against"]):
+        if side in failing:
+            gates = listed(sorted(set(failing[side])))
+            basis = f"\u2715 {side} fails a gate: {gates}. {basis}".strip()
     p = each["p_corrected"] if each.get("p_corrected") is not None else each["p_holm"]
     if p is None:
         return Sentence(claim, basis)

@@ -15,7 +15,12 @@ SWEEP = re.compile(r"s(\d{4,})")
 def run_folders(output_root: Path) -> list[Path]:
     """The version folders of all experiments under an output root, by name and number; none where there is
     no such folder."""
-    return [version for name in _folders(output_root) for version in _numbered(name, VERSION)]
+    return [version for name in _folders(output_root) for version in versions(name)]
+
+
+def versions(experiment: Path) -> list[Path]:
+    """The version folders of one experiment, oldest first; none where there is no such folder."""
+    return _numbered(experiment, VERSION)
 
 
 def sweep_folders(output_root: Path) -> list[Path]:

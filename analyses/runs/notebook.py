@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 import safetensors
 
-from analyses.summary.summary import summarise
+from analyses.summary.summary import lacks, summarise
 from analyses.tables.run import Run, TableError, load_run, older_schema
 from analyses.wording import count, listed
 
@@ -53,17 +53,35 @@ class LoadedRun(Run):
 
     @property
     def note(self) -> str:
-        """What limits what is shown (an earlier version's run, trials that have not ended), or empty."""
-        notes = (older_schema(self.manifest), self.summary.get("unfinished"))
+        """What limits what is shown (an earlier version's run or summary, trials that have not ended), or
+        empty."""
+        summary, why = self._told
+        notes = (older_schema(self.manifest), why, summary.get("unfinished"))
         return " ".join(note for note in notes if note)
 
-    @cached_property
+    @property
     def summary(self) -> Mapping[str, Any]:
-        """What `summary.json` says; of a run that has none yet, or goes on, what there is so far comes to."""
+        """What `summary.json` says. Of a run that goes on, or whose summary is missing or of an earlier
+        version, what its trials come to now."""
+        return self._told[0]
+
+    @cached_property
+    def _told(self) -> tuple[Mapping[str, Any], str]:
+        """The summary, and why it is not the stored one where that should have served."""
         path = self.folder / "summary.json"
-        if self.manifest.get("status") in _UNFINISHED or not path.is_file():
-            return summarise(self)
-        return _json(path)
+        if self.manifest.get("status") in _UNFINISHED:
+            return summarise(self), ""
+        if not path.is_file():
+            return summarise(self), "The run has no summary.json: what is shown is worked out from its trials."
+        stored = _json(path)
+        missing = lacks(stored)
+        if not missing:
+            return stored, ""
+        why = (
+            f"summary.json is of an earlier version (without {listed(missing)}): what is shown is worked out "
+            "anew from the trials."
+        )
+        return summarise(self), why
 
     @cached_property
     def conditions(self) -> pd.DataFrame:

@@ -168,5 +168,8 @@ def _row_sentence(row: Cell, readout: str, p: float | None, family: int) -> str:
             f"{at}No interaction shown: {effects}; the difference is {figures}. This does not show that "
             "the two add up."
         )
-    more = "more" if found.value > 0 else "less"
-    return f"{at}Together they do {more} than the sum of each: {effects}; the difference is {figures}."
+    way = "above" if found.value > 0 else "below"
+    return (
+        f"{at}{readout} with both is {way} what the two effects would add up to: {effects}; the difference "
+        f"is {figures}."
+    )

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from analyses.findings.cross_model import published
 from analyses.statistics.clusters import Floats
@@ -24,6 +25,7 @@ _FEWEST = 3  # items
 _FEWEST_DRAWS, _MOST_NUMBERS = 200, 20_000_000  # of draws x trials
 _AT_ONCE = 2_000_000
 _MOST_TOLD = 3  # layers that a sentence names beside the best
+_TIE = 1e-12  # what rounding may put between equal means
 
 
 @dataclass(frozen=True)
@@ -39,8 +41,8 @@ class Layer:
 
 @dataclass(frozen=True)
 class Localisation:
-    """The layer of the best cell of a grid. low, high: the middle 95% of the layers that are best in
-    resampled tables. depth: layer / `of_layers`. at_best: the readout there, on the trials that chose it;
+    """The layer of the best cell of a grid. tied: other layers with a cell of the same mean. low, high: the
+    middle 95% of the layers that are best in resampled tables, of equal ones any. depth: layer / `of_layers`. at_best: the readout there, on the trials that chose it;
     held_out: on one half of the targets, at the layer that is best on the other half, both ways. published:
     what stands in the file of published figures for this model, and for the others."""
 
@@ -49,6 +51,7 @@ class Localisation:
     readout: str
     direction: str
     layer: int
+    tied: tuple[int, ...]
     cell: str
     low: int
     high: int
@@ -80,9 +83,13 @@ class Localisation:
         beside = [f"{row.layer} in {percent(row.chosen)}" for row in others[:_MOST_TOLD] if row.chosen > 0]
         also = f"; layer {listed(beside)}" if beside else ""
         less = "" if self.against is None else f" less {self.against}"
+        tied = ""
+        if self.tied:
+            has = "has" if len(self.tied) == 1 else "have"
+            tied = f" (layer {listed(list(map(str, self.tied)))} {has} the same mean)"
         told = (
             f"{self.readout} of {self.grid}{less} is {self.direction} at layer {self.layer} of "
-            f"{self.of_layers}, depth {percent(self.depth)} (95% of {count(self.draws)} resampled tables: "
+            f"{self.of_layers}{tied}, depth {percent(self.depth)} (95% of {count(self.draws)} resampled tables: "
             f"{span}; layer {self.layer} in {percent(best.chosen)}{also}). There it is "
             f"{interval(self.at_best)} on the trials that chose it"
         )
@@ -123,7 +130,7 @@ def localisation(source: Source, spec: Mapping[str, Any], readout: str) -> Local
     spec: `of`, a grid; `axis`, that of the layers; `against`, a condition of which the readout is taken off,
     or a grid of which that of the same cell is; `best`, highest or lowest; `published`, a path of the file of
     published figures; `draws`, `seed`. Cells with less than half as many values as the fullest are left out.
-    Raises NoStudy where there is no layer.
+    Raises NoStudy where there is no layer, and where all cells have the same values.
 
     Source: Owen (2007), "The pigeonhole bootstrap".
     """
@@ -139,6 +146,8 @@ def localisation(source: Source, spec: Mapping[str, Any], readout: str) -> Local
     values = np.stack([found.values[name, readout] for name in kept], axis=1)
     if others:
         values = values - np.stack([found.values[others[name], readout] for name in kept], axis=1)
+    if (np.ptp(values, axis=1) == 0).all():
+        raise NoStudy(f"every cell has the same {readout} in each of {plural(found.n, 'trial')}")
     lowest = spec.get("best", "highest") == "lowest"
     sign = -1.0 if lowest else 1.0
     at = np.array([layers[name] for name in kept])
@@ -146,12 +155,17 @@ def localisation(source: Source, spec: Mapping[str, Any], readout: str) -> Local
     if draws > (affordable := max(_FEWEST_DRAWS, _MOST_NUMBERS // found.n)):
         remarks = notes(remarks, f"{count(affordable)} draws instead of {count(draws)} of so many trials")
         draws = affordable
-    random = np.random.default_rng(int(spec.get("seed", SEED)))
+    seed = int(spec.get("seed", SEED))
+    random = np.random.default_rng(seed)
     sums = np.concatenate([_weights(found, some, random) @ values for some in _portions(draws, found.n)])
-    chosen = at[(sign * sums).argmax(axis=1)]
+    # Of equal cells the first one would always be chosen, and its layer look sure.
+    chance = np.random.default_rng((seed, 1)).random(sums.shape)
+    chosen = at[np.where(_greatest(sign * sums), chance, -1.0).argmax(axis=1)]
     low, high = np.quantile(chosen, [0.025, 0.975], method="nearest")
     means = values.mean(axis=0)
-    best = int((sign * means).argmax())
+    tops = np.flatnonzero(_greatest(sign * means))
+    best = int(tops[0])
+    tied = tuple(sorted(set(at[tops].tolist()) - {int(at[best])}))
     rows = []
     for layer in sorted(set(at.tolist())):
         mine = [place for place in range(len(kept)) if at[place] == layer]
@@ -167,10 +181,17 @@ def localisation(source: Source, spec: Mapping[str, Any], readout: str) -> Local
         given = published(str(spec["published"]), source.manifest.get("model", {}).get("name"))
         told = {"value": given.value, "models": dict(given.models)}
     return Localisation(
-        str(spec["of"]), against, readout, "lowest" if lowest else "highest", int(at[best]), kept[best],
-        int(low), int(high), of_layers, Estimate.of(found.test(values[:, best])),
+        str(spec["of"]), against, readout, "lowest" if lowest else "highest", int(at[best]), tied,
+        kept[best], int(low), int(high), of_layers, Estimate.of(found.test(values[:, best])),
         _held_out(values, sign, found), tuple(rows), draws, told, notes(remarks, found.dropped),
     )  # fmt: skip
+
+
+def _greatest(sums: Floats) -> NDArray[np.bool_]:
+    """Which entries of the last axis are its greatest, but for rounding."""
+    top = sums.max(axis=-1, keepdims=True)
+    found: NDArray[np.bool_] = sums >= top - _TIE * np.maximum(1.0, np.abs(top))
+    return found
 
 
 def _layers(cells: Mapping[str, Mapping[str, Any]], word: str) -> tuple[dict[str, int], str]:

@@ -30,9 +30,10 @@ class Rival:
 
 @dataclass(frozen=True)
 class Specificity:
-    """The treatment against every rival. upward: whether it lies above the baseline. bar: the rival that it
-    is nearest to passing, or furthest from. p: of the union of all null hypotheses, the largest p of all
-    differences, 1 where one of them points the other way; None where one could not be tested."""
+    """The treatment against every rival. upward: whether it lies above the baseline. bar: the rival that
+    decides, which is the one with the largest p, and of several the one with the smallest difference. p: of
+    the union of all null hypotheses, the largest p of all differences, 1 where one of them points the other
+    way; None where one could not be tested."""
 
     readout: str
     treatment: str
@@ -55,23 +56,23 @@ class Specificity:
     def sentence(self, corrected: Sequence[float | None], family: int) -> str:
         """Whether the effect is shown to be the treatment's own, and the control that decides it."""
         (p,) = corrected
-        nearest = next(rival for rival in self.rivals if rival.condition == self.bar)
+        decides = next(rival for rival in self.rivals if rival.condition == self.bar)
         side = "above" if self.upward else "below"
-        gap = f"{self.treatment} less {self.bar} is {interval(nearest.difference)} in {self.readout}"
-        figures = f"{gap}, {after_holm(p, family)}; {sizes(nearest.difference)}"
+        gap = f"{self.treatment} less {self.bar} is {interval(decides.difference)} in {self.readout}"
+        figures = f"{gap}, {after_holm(p, family)}; {sizes(decides.difference)}"
         controls = plural(len(self.rivals) - 1, "control")
         if self.refused or p is None:
             why = notes(self.refused, *(r.difference.note for r in self.rivals if r.difference.p is None))
             told = f"{self.treatment} is not shown to be specific: {why or 'no test could be made'} ({gap})."
         elif p < ALPHA:
             told = (
-                f"{self.treatment} is {side} the baseline and each of {controls}; the nearest is "
-                f"{self.bar} ({figures})."
+                f"{self.treatment} is {side} the baseline and each of {controls}; the least sure of these "
+                f"is {self.bar} ({figures})."
             )
         else:
             told = (
-                f"{self.treatment} is not shown to be {side} all of the baseline and {controls}: the nearest "
-                f"is {self.bar} ({figures}). Its effect may be one that {self.bar} has as well."
+                f"{self.treatment} is not shown to be {side} all of the baseline and {controls}: not to be "
+                f"{side} {self.bar} ({figures}). Its effect may be one that {self.bar} has as well."
             )
         return " ".join([told, *self._disruption()])
 
@@ -99,7 +100,7 @@ class Specificity:
         rows = [(self.treatment, "", "", "", "", *(column[0] for column in columns))]
         for place, rival in enumerate(self.rivals, start=1):
             found = rival.difference
-            name = f"{rival.condition} (nearest)" if rival.condition == self.bar else rival.condition
+            name = f"{rival.condition} (decides)" if rival.condition == self.bar else rival.condition
             told = (name, figure(rival.mean), *cells(found), p_cell(found.p))
             rows.append((*told, *(column[place] for column in columns)))
         return Table(head, tuple(rows))
@@ -132,13 +133,10 @@ def specificity(source: Source, spec: Mapping[str, Any], readout: str) -> Specif
             refused.append(f"{name} cannot be compared, {error}")
     upward = first.difference.value >= 0
     sign = 1 if upward else -1
-    bar = min(rivals, key=lambda rival: sign * (rival.difference.value or 0.0))
-    ps = [
-        None if rival.difference.p is None else rival.difference.p if _passes(rival, sign) else 1.0
-        for rival in rivals
-    ]
+    ps = [_p(rival, sign) for rival in rivals]
     known = [p for p in ps if p is not None]
     p = max(known) if len(known) == len(ps) and not refused else None
+    bar = max(rivals, key=lambda rival: _decides(rival, sign))
     own = {name: _median(source, treatment, name) for name in beside}
     return Specificity(
         readout, treatment, baseline, upward, tuple(rivals), bar.condition, p, own, "; ".join(refused)
@@ -152,12 +150,21 @@ def _rival(source: Source, treatment: str, name: str, readout: str, beside: Sequ
     return Rival(name, float(other.mean()), test, {each: _median(source, name, each) for each in beside})
 
 
-def _passes(rival: Rival, sign: int) -> bool:
-    return sign * (rival.difference.value or 0.0) > 0
+def _p(rival: Rival, sign: int) -> float | None:
+    """That the treatment lies beyond it on this side; None where it could not be tested."""
+    found = rival.difference
+    if found.value is None or found.p is None:
+        return None
+    return found.p if sign * found.value > 0 else 1.0
+
+
+def _decides(rival: Rival, sign: int) -> tuple[float, float]:
+    """The more, the less sure it is that the treatment passes this rival."""
+    p, gap = _p(rival, sign), rival.difference.value
+    return 2.0 if p is None else p, 0.0 if gap is None else -sign * gap
 
 
 def _median(source: Source, condition: str, column: str) -> float | None:
-
     values = source.column(column)[source.ok(condition)]
     values = values[np.isfinite(values)]
     return float(np.median(values)) if len(values) else None

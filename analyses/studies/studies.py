@@ -25,8 +25,8 @@ from analyses.wording import listed
 
 @dataclass(frozen=True)
 class Kind:
-    """One kind of analysis. searches: it looks among many things, or describes; it is exploratory whatever
-    its readout."""
+    """One kind of analysis. searches: it looks among many things, or describes; its tests are corrected by
+    themselves whatever its readout."""
 
     make: Callable[[Source, Mapping[str, Any], str], Outcome]
     searches: bool
@@ -46,10 +46,11 @@ KINDS: Mapping[str, Kind] = {
 def studies(run: Run, lookups: Mapping[str, Lookup] | None = None) -> list[Study]:
     """The analyses that the manifest declares, in its order. Empty where there is none.
 
-    An analysis of the primary readout that tests what was declared is confirmatory: the tests of all of them
-    are one family under Holm, apart from the contrasts, and a test that could not be made counts. All others
-    are exploratory, each corrected by itself, and their sentences say so. An analysis that cannot be made
-    has no outcome, and its sentence says why. lookups: of the tables of stages, where they are at hand.
+    All are exploratory, as their sentences say: the declared contrasts alone are the family that has
+    verdicts. Tests of the primary readout of what was declared are corrected together by Holm, and one that
+    could not be made counts; those of any other analysis are corrected by themselves. An analysis that
+    cannot be made has no outcome, and its sentence says why. lookups: of the tables of stages, where they
+    are at hand.
     """
     declared: Mapping[str, Mapping[str, Any]] = run.manifest.get("analyses") or {}
     if not declared:
@@ -60,15 +61,15 @@ def studies(run: Run, lookups: Mapping[str, Lookup] | None = None) -> list[Study
         for stage, each in stage_runs(run).items()
     }
     opened = [_opened(run, sources, name, spec) for name, spec in declared.items()]
-    confirmatory = [p for each in opened if not each.exploratory for p in _tests(each)]
-    corrected = iter(holm(confirmatory))
+    joint = [p for each in opened if each.joint for p in _tests(each)]
+    corrected = iter(holm(joint))
     closed = []
     for each in opened:
         own = _tests(each)
-        if each.exploratory:
-            p_holm, family = tuple(holm(own)), len(own)
+        if each.joint:
+            p_holm, family = tuple(next(corrected) for _ in own), len(joint)
         else:
-            p_holm, family = tuple(next(corrected) for _ in own), len(confirmatory)
+            p_holm, family = tuple(holm(own)), len(own)
         closed.append(_closed(each, p_holm, family))
     return closed
 
@@ -92,7 +93,7 @@ def _opened(run: Run, sources: Mapping[str, Source], name: str, spec: Mapping[st
     kind = str(spec.get("kind"))
     label = str(spec.get("label") or name)
     stage = _stage(run, spec)
-    study = Study(name, kind, label, stage, str(spec.get("readout") or ""), True)
+    study = Study(name, kind, label, stage, str(spec.get("readout") or ""))
     if kind not in KINDS:
         return replace(study, note=f"expected one of {listed(list(KINDS))}, got '{kind}'")
     if stage is None or stage not in sources:
@@ -101,8 +102,8 @@ def _opened(run: Run, sources: Mapping[str, Source], name: str, spec: Mapping[st
     primary = str(of.manifest.get("contrasts", {}).get("primary", "score"))
     whole = spec["of"] if kind == "decomposition" else None
     readout = str(spec.get("readout") or whole or primary)
-    exploratory = KINDS[kind].searches or readout != primary
-    study = replace(study, readout=readout, exploratory=exploratory)
+    joint = not KINDS[kind].searches and readout == primary
+    study = replace(study, readout=readout, joint=joint)
     try:
         given = {key: value for key, value in spec.items() if value is not None}
         outcome = KINDS[kind].make(of, given, readout)
@@ -117,7 +118,7 @@ def _closed(study: Study, p_holm: tuple[float | None, ...], family: int) -> Stud
     if study.outcome is None:
         return replace(study, sentence=f"{study.label}: no figure: {study.note}.")
     told = study.outcome.sentence(p_holm, family)
-    sentence = f"{study.label} (exploratory): {told}" if study.exploratory else f"{study.label}: {told}"
+    sentence = f"{study.label} (exploratory): {told}"
     if "in sample: " in study.note:
         sentence += f" In sample: {study.note.partition('in sample: ')[2]}."
     table = study.outcome.table(p_holm)

@@ -41,17 +41,18 @@ class Outcome(Protocol):
 
 @dataclass(frozen=True)
 class Study:
-    """One declared analysis. exploratory: it is of another readout than the primary one, or it searches or
-    describes, so that its p values are corrected within it alone. Tests of the others are one family under
-    Holm, apart from the contrasts. note: what limits it, or why there is no figure, in which case `outcome`
-    is None. `p_holm` follows the order of `outcome.p_values`."""
+    """One declared analysis. exploratory: true of every one, for the family that has verdicts is that of the
+    contrasts. joint: it tests what was declared in the primary readout; the tests of all such analyses are
+    corrected together by Holm, those of any other within it alone. note: what limits it, or why there is no
+    figure, in which case `outcome` is None. `p_holm` follows the order of `outcome.p_values`."""
 
     name: str
     kind: str
     label: str
     stage: str | None
     readout: str
-    exploratory: bool
+    exploratory: bool = True
+    joint: bool = False
     outcome: Outcome | None = None
     p_holm: tuple[float | None, ...] = ()
     family: int = 0

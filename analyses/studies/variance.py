@@ -89,6 +89,8 @@ class Variance:
         if part.icc is not None and part.icc_low is not None and part.icc_high is not None:
             value, low, high = together(part.icc, part.icc_low, part.icc_high)
             told += f" Two repeats of an item correlate by {value} (95% CI {low} to {high})."
+        elif part.icc is not None:
+            told += f" Two repeats of an item correlate by {figure(part.icc)}."
         if part.seed_sd is not None:
             low, high = together(part.lowest, part.highest)
             told += (
@@ -196,7 +198,11 @@ def _components(source: Source, name: str, against: str | None, readout: str) ->
     icc = reliability = seed = low = high = None
     if repeats > 1:
         icc = _icc(y)
-        low, high = _jackknife(y, codes, icc)
+        interval = _jackknife(y, codes, icc)
+        if interval is None:
+            remarks.append("fewer than 3 clusters to leave out: the correlation of repeats has no interval")
+        else:
+            low, high = interval
         item = icc * total
         reliability = item / (item + kept["residual"] / repeats) if item > 0 else 0.0
         seed = (kept["repeat"] + kept["residual"] / n) ** 0.5
@@ -281,20 +287,22 @@ def _icc(y: Floats) -> float:
     return item / total if total > 0 else 0.0
 
 
-def _jackknife(y: Floats, codes: Mapping[str, Codes], value: float) -> tuple[float, float]:
+def _jackknife(y: Floats, codes: Mapping[str, Codes], value: float) -> tuple[float, float] | None:
     """A 95% interval of the correlation: each cluster left out in turn, of the dimension that moves it more;
-    on Fisher's scale of z, so that it stays below 1."""
-
+    on Fisher's scale of z, so that it stays below 1. None where no dimension has 3 clusters."""
     scale = _fisher(value)
-    widest, df = 0.0, 1
+    widest: float | None = None
+    df = 1
     for coded in codes.values() or (np.arange(len(y)),):
         clusters = np.unique(coded)
         if len(clusters) < 3:
             continue
         held = np.array([_fisher(_icc(y[coded != one])) for one in clusters])
         found = float((len(held) - 1) / len(held) * ((held - held.mean()) ** 2).sum()) ** 0.5
-        if found >= widest:
+        if widest is None or found >= widest:
             widest, df = found, len(held) - 1
+    if widest is None:
+        return None
     half = float(stats.t.ppf(0.975, df)) * widest
     return max(0.0, float(np.tanh(scale - half))), float(np.tanh(scale + half))
 

@@ -251,7 +251,7 @@ def _trends(summary: Mapping[str, Any]) -> list[str]:
         ]
     about = (
         "Slope of least squares over items that have every dose, two-way clustered by the donors really used "
-        "and by target. Holm corrects over the trends, apart from the contrasts."
+        "and by target. Holm corrects over the trends, apart from the contrasts: they are exploratory."
     )
     return [*lines, about]
 

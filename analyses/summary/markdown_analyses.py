@@ -18,7 +18,7 @@ def analyses_section(analyses: Sequence[Mapping[str, Any]], mark: str) -> list[s
         if each["note"] and each["result"] is not None:
             lines += [f"Note: {each['note']}.", ""]
     about = (
-        "Tests of the primary readout are one family under Holm, apart from the contrasts. What is marked "
-        "exploratory is corrected by itself, or not at all."
+        "Analyses are outside of the declared family of contrasts, hence exploratory. Interactions and "
+        "specificity in the primary readout are corrected together, by Holm; other tests within each analysis."
     )
     return [*lines, about]

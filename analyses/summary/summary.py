@@ -35,6 +35,10 @@ from analyses.tables.stages import stage_runs, staged
 from analyses.wording import count, plural
 
 Summary = dict[str, Any]
+# What earlier versions left out: of a summary, and of each of its contrasts.
+_SECTIONS = ("analyses",)
+_MEASURED = ("correction", "exploratory", "exploratory_sentence", "margin", "power", "checks", "trends", "repeats")
+_OF_A_CONTRAST = ("role", "cross_checks", "cross_check_sentence", "sensitivity", "p_corrected", "margin")
 
 
 def summarise(run: Run) -> Summary:
@@ -108,6 +112,16 @@ def _of_one(run: Run) -> Summary:
         "prompts": _prompts(table, manifest),
         "counts": _counts(trials, manifest),
     }
+
+
+def lacks(summary: Mapping[str, Any]) -> list[str]:
+    """The parts that an earlier version of patchbay left out of a stored summary; none of one that this
+    version wrote."""
+    parts = list((summary.get("stages") or {"": summary}).values())
+    missing = [key for key in _SECTIONS if key not in summary]
+    missing += [key for key in _MEASURED if any(key not in part for part in parts)]
+    contrasts = [each for part in parts for each in part.get("contrasts") or ()]
+    return missing + [key for key in _OF_A_CONTRAST if any(key not in each for each in contrasts)]
 
 
 def write_summary(run: Run) -> Summary:

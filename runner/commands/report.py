@@ -15,7 +15,8 @@ COMMAND = Command(
     name="report",
     about=(
         "Writes report.html and the figures of a run anew, from its folder alone: no model is loaded. Of a\n"
-        "run that goes on they show what there is so far. Trials, manifest and summary stay as they are."
+        "run that goes on they show what there is so far. Trials, manifest and summary stay as they are; a\n"
+        "summary that a finished run lacks is written."
     ),
     takes="RUN",
     least=1,
@@ -23,20 +24,26 @@ COMMAND = Command(
     keys=(OUTPUT_ROOT,),
     examples=("patchbay report n300_kv_only", "patchbay report n300_kv_only/v0001"),
 )
+_ENDED = ("done", "failed")  # states of a run whose summary should be there
 
 
 def run(words: Sequence[str], console: Console) -> int:
-    """Write the page and the figures; print where they are. Raises TableError."""
+    """Write the page and the figures, and a summary that is missing; print where they are. Raises
+    TableError."""
     from analyses.figures import draw
     from analyses.report.report import write_report
     from analyses.runs.notebook import load
+    from analyses.summary.summary import write_summary
     from analyses.tables.run import TableError
 
     given = read(COMMAND, words)
     found = load(find_run(given.free[0], given[OUTPUT_ROOT]))
     if found.note:
         console.print(Text(found.note, style="yellow"))
+    lacking = found.manifest.get("status") in _ENDED and not (found.folder / "summary.json").is_file()
     try:
+        if lacking:
+            write_summary(found)
         drawn = draw(found, found.summary)
         path = write_report(found, found.summary, drawn)
     except OSError as error:
@@ -44,6 +51,8 @@ def run(words: Sequence[str], console: Console) -> int:
         raise TableError(told) from error
     for sentence in drawn.skipped.values():
         console.print(Text(sentence, style="yellow"))
+    if lacking:
+        console.print(Text(f"summary: {found.folder / 'summary.json'}"))
     if drawn.captions:
         console.print(Text(f"figures: {found.folder / 'figures'}"))
     console.print(Text(f"report: {path}"))

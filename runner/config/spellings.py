@@ -14,7 +14,7 @@ _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml's where it is
 _INT, _FLOAT, _BOOL = (f"tag:yaml.org,2002:{name}" for name in ("int", "float", "bool"))
 _PLAIN_INT = re.compile(r"[-+]?(0|[1-9][0-9]*)")
 # Whatever may be such a value, and some texts that are none: good enough to leave most files unparsed.
-_NUMBER = r"[-+]?(?:0[0-9a-fx_]+|[0-9]+[:_][0-9:_.]*)"
+_NUMBER = r"[-+]?(?:0(?:[0-7_]+|x[0-9a-f_]+|b[01_]+)|[0-9.]+[:_][0-9:_.e+-]*)"
 _SUSPECT = re.compile(
     rf"(?:[:\-,\[{{]|^)[ \t]*(?:{_NUMBER}|yes|no|on|off)[ \t]*(?:[,\]}}#\r]|$)", re.IGNORECASE | re.MULTILINE
 )

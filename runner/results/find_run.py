@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from analyses.runs.folders import VERSION, run_folders
+from analyses.runs.folders import VERSION, run_folders, versions
 from analyses.tables.run import TableError
 from runner.config.errors import listed, suggestion
-from runner.results.store import versions
 
 _MOST = 20  # names that a message lists
 

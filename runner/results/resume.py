@@ -9,11 +9,12 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
+from analyses.runs.folders import versions
 from analyses.tables.join import RECEIPT_COLUMNS
 from runner.config.readouts.readout import Readout
 from runner.config.resolve import NOT_HASHED, NOT_HASHED_BACKEND
 from runner.plan import Trial
-from runner.results.store import FINISHED, StoreError, read_manifest, read_segments, versions
+from runner.results.store import FINISHED, StoreError, read_manifest, read_segments
 from runner.scores.scoring import Scorer, Words
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-import re
 import shutil
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +17,8 @@ import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-VERSION = re.compile(r"v(\d{4,})")
+from analyses.runs.folders import versions
+
 FINISHED = "done"
 
 
@@ -55,14 +56,6 @@ def _sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
-def versions(experiment: Path) -> list[Path]:
-    """The version folders of an experiment, oldest first."""
-    if not experiment.is_dir():
-        return []
-    found = [p for p in experiment.iterdir() if p.is_dir() and VERSION.fullmatch(p.name)]
-    return sorted(found, key=lambda p: int(p.name[1:]))
-
-
 def read_manifest(folder: Path) -> dict[str, Any] | None:
     """The manifest of a version; None where it was killed before it wrote one. Raises StoreError if
     unreadable."""
@@ -76,6 +69,17 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
     if not isinstance(found, dict):
         raise StoreError(f"{path}: expected a JSON object")
     return found
+
+
+def _held(lock: IO[bytes]) -> bool:
+    """Take the lock. Who only asks whether it is held has it for a moment, so a writer tries again."""
+    for _ in range(10):
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except OSError:
+            time.sleep(0.02)
+    return False
 
 
 @dataclass
@@ -115,13 +119,9 @@ class RunFolder:
             lock = (path / "lock").open("ab")
         except OSError as error:
             raise StoreError(f"{path}: cannot be opened for writing ({error.strerror})") from error
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+        if not _held(lock):
             lock.close()
-            raise StoreError(
-                f"{path}: another process is writing this run; wait for it or stop it"
-            ) from error
+            raise StoreError(f"{path}: another process is writing this run; wait for it or stop it")
         return RunFolder(path, lock)
 
     def __enter__(self) -> RunFolder:

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from analyses.runs.folders import versions
 from backends.contract import Backend, OutOfMemory
 from backends.rows import Row
 from backends.writes import LAYERLESS, SELF, SEMANTICS_VERSION, Site
@@ -21,7 +22,7 @@ from runner.config.stages.forms import MINUS, OF
 from runner.config.stages.known import Artefact, Chosen, Plain
 from runner.config.stages.spec import ExtractStageSpec
 from runner.prepare import Prepared
-from runner.results.store import atomic_write, versions
+from runner.results.store import atomic_write
 from runner.stages.artefact_table import Sample, summary_table
 from runner.stages.run import StagedRun
 

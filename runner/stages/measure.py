@@ -6,6 +6,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from analyses.runs.folders import versions
 from analyses.tables.join import join
 from runner.execute import Executor
 from runner.factors import factors
@@ -16,7 +17,7 @@ from runner.progress import ProgressWatcher
 from runner.results.manifest import describe_stage
 from runner.results.prompt_texts import prompt_texts
 from runner.results.resume import Rescoring, earlier_results, own_results
-from runner.results.store import read_segments, versions
+from runner.results.store import read_segments
 from runner.stages.run import StagedRun
 
 
