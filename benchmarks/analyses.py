@@ -68,7 +68,8 @@ def _large(folder: Path) -> tuple[list[Step], list[str]]:
         run = load_run(folder)
     with _timed("summarise: contrasts, cross-checks, gates, receipts, all readouts", steps):
         summarise(run)
-    whole = Step("load and summarise", *(sum(parts) for parts in _columns(steps)), steps[-1].memory)
+    seconds, processor = (sum(parts) for parts in _columns(steps))
+    whole = Step("load and summarise", seconds, processor, steps[-1].memory)
     steps.append(whole)
     with _timed("of which: gates alone", steps):
         all_gates(run.trials, run.manifest)

@@ -140,7 +140,7 @@ def _arm_table(arm: _Arm, people: _People, rng: np.random.Generator) -> pa.Table
         "repeat": np.zeros(n, np.int64),
         "seed": np.full(n, 42),
         "status": pa.array(np.where(valid, "ok", "invalid")),
-        "reason": pa.array(np.where(valid, None, "the text is empty").tolist(), pa.string()),
+        "reason": pa.array([None if each else "the text is empty" for each in valid], pa.string()),
         "target_ids": people.target_prompts.take(pa.array(people.target)),
         "donor_ids": _donor_ids(arm, people),
         "n_prompt": pc.list_value_length(people.target_prompts).take(pa.array(people.target)),

@@ -304,6 +304,31 @@ def test_killed_after_the_table_before_the_manifest_recomputes_nothing(cli, tmp_
     pd.testing.assert_frame_equal(table(folder), whole)
 
 
+def test_a_run_is_done_only_with_its_summary_and_also_without_its_pictures(cli, tmp_path, monkeypatch):
+    words = (KV_ONLY, "limit=1", "quiet=true", "sampling.max_new_tokens=4")
+    folder = version(tmp_path, "n300_kv_only")
+
+    def fault(*args):
+        raise RuntimeError("no summary")
+
+    with monkeypatch.context() as broken:
+        broken.setattr("runner.job.write_summary", fault)
+        said = cli(*words)
+    assert said.status == status.CRASH and "stopped: no summary" in said.out
+    assert manifest(folder)["status"] == "interrupted"
+    assert runner.load(folder).trials["status"].eq("ok").all()
+
+    def full(*args, **kwargs):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as broken:
+        broken.setattr("runner.job.draw", full)
+        said = cli(*words, "resume=true")
+    assert said.status == status.CRASH and "No space left on device" in said.out
+    assert "patchbay report outputs/n300_kv_only/v0001" in said.out and "Traceback" not in said.err
+    assert manifest(folder)["status"] == "done" and (folder / "summary.json").is_file()
+
+
 def test_something_in_the_way_of_a_version_is_passed_over(cli, tmp_path):
     (tmp_path / "outputs" / "n300_kv_only").mkdir(parents=True)
     (tmp_path / "outputs" / "n300_kv_only" / "v0001").touch()

@@ -25,6 +25,7 @@ import pytest
 from rich.console import Console
 from safetensors.numpy import save_file
 
+from analyses.figures import Drawn
 from analyses.runs.folders import is_held
 from analyses.runs.listing import Row, list_runs
 from analyses.runs.query import QueryError, connect, query
@@ -591,6 +592,33 @@ def test_a_report_is_written_from_the_folder_alone(
     assert (folder / "report.html").read_text() == page
     said = cli("report", "made", "v0001")
     assert (said.status, "report: expected RUN, got made v0001" in said.err) == (2, True)
+
+
+def test_a_summary_that_is_missing_or_of_an_earlier_version_is_worked_out(
+    finished: Path, tmp_path: Path, cli: Callable[..., Said], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "outputs" / "made" / "v0001"
+    shutil.copytree(finished / "made" / "v0001", folder)
+    path = folder / "summary.json"
+    whole = json.loads(path.read_text())
+    monkeypatch.setattr("analyses.figures.draw", lambda run, summary: Drawn((), {}, {}))
+
+    path.unlink()
+    said = cli("report", "made")
+    assert (said.status, "summary: outputs/made/v0001/summary.json" in said.out) == (0, True)
+    assert json.loads(path.read_text()) == whole
+
+    older = {key: value for key, value in whole.items() if key not in ("exploratory", "analyses")}
+    older["contrasts"] = [
+        {k: v for k, v in each.items() if k != "cross_checks"} for each in whole["contrasts"]
+    ]
+    path.write_text(json.dumps(older))
+    run = load("made", tmp_path / "outputs")
+    assert "earlier version (without analyses, exploratory and cross_checks)" in run.note
+    assert dict(run.summary) == whole
+    said = cli("report", "made")
+    assert (said.status, "is of an earlier version" in said.out) == (0, True)
+    assert json.loads(path.read_text()) == older
 
 
 @pytest.mark.slow

@@ -15,20 +15,20 @@ from analyses.comparisons.correlations import correlations
 from analyses.comparisons.covariates import adjust, adjusted_sentence, covariate_gaps
 from analyses.comparisons.cross_checks import CrossCheck, cross_check_sentence, cross_checks
 from analyses.comparisons.margins import margin_of
-from analyses.comparisons.sensitivity import Sensitivity, sensitivity
+from analyses.comparisons.sensitivity import Sensitivity, any_missing, sensitivity
 from analyses.comparisons.sentences import contrast_sentence
 from analyses.statistics.clusters import ClusteredMean
-from analyses.statistics.corrections import benjamini_hochberg, bonferroni, holm
+from analyses.statistics.corrections import Correction, benjamini_hochberg, bonferroni, holm, level
 from analyses.statistics.equivalence import tost
 from analyses.statistics.power import detectable
 from analyses.statistics.proportions import binary, newcombe, sign_test
-from analyses.statistics.t_tests import cohens_d
+from analyses.statistics.t_tests import cohens_d, cohens_d_pooled
 from analyses.tables.lookup import Lookup
 from analyses.tables.pairs import EQUIVALENCE, Declared, Paired, declared_pairs, pair
 from analyses.tables.run import value_columns
 
 MOST_CHECKED = 50  # contrasts that are cross-checked, and explored in other readouts
-_BY = {HOLM: holm, "bonferroni": bonferroni, "benjamini_hochberg": benjamini_hochberg}
+_BY: Mapping[str, Correction] = {HOLM: holm, "bonferroni": bonferroni, "benjamini_hochberg": benjamini_hochberg}
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,10 @@ def contrasts(
     freedoms = {each.test.df for each in opened if each.test is not None and each.test.df is not None}
     in_errors = {df: detectable(1.0, df, alpha=ALPHA / family.size, power=POWER) for df in freedoms}
     closed = [
-        _close(each, p, p_holm, family, in_errors, place in checked)
+        replace(
+            _close(each, p, p_holm, family, in_errors, place in checked),
+            sensitivity=_sensitivity(each, family, p_values, place),
+        )
         for place, (each, p, p_holm) in enumerate(zip(opened, corrected, by_holm, strict=True))
     ]
     return _with_adjusted(closed, opened)
@@ -142,14 +145,14 @@ def _close(
         family=family.size,
         d_z_ddof1=cohens_d(difference, ddof=1),
         d_z_ddof0=cohens_d(difference, ddof=0),
-        d_pooled_ddof1=None if paired is None else _d_pooled(paired),
+        d_pooled_ddof1=None if paired is None else cohens_d_pooled(paired.first, paired.second, ddof=1),
         icc={} if paired is None else correlations(paired),
         detectable=found,
         margin=each.margin,
         equivalence=each.equivalence,
         cross_checks=checks,
         cross_check_sentence=told,
-        sensitivity=_sensitivity(each, p_corrected, family),
+        sensitivity=None,
         exploratory=_exploratory(family.table, declared.condition, declared.against, family.primary),
         naive=published,
         dropped=paired.dropped if paired is not None else "",
@@ -173,20 +176,17 @@ def _cross_checked(each: Opened) -> tuple[tuple[CrossCheck, ...], str]:
     return checks, cross_check_sentence(checks, each.p, margin)
 
 
-def _sensitivity(each: Opened, p_corrected: float | None, family: _Family) -> Sensitivity | None:
+def _sensitivity(
+    each: Opened, family: _Family, p_values: Sequence[float | None], place: int
+) -> Sensitivity | None:
     if each.paired is None or each.declared.kind == EQUIVALENCE:
         return None
     names = (each.declared.condition, each.declared.against)
-    conditions = family.manifest.get("conditions", {})
-    return sensitivity(family.table, *names, family.primary, conditions, each.p, p_corrected)
-
-
-def _d_pooled(paired: Paired) -> float | None:
-    """The mean difference in units of the pooled sd (ddof 1) of both conditions, on the same pairs."""
-    if len(paired.first) < 2:
+    if not any_missing(family.table, *names):
         return None
-    spread = float((paired.first.var(ddof=1) + paired.second.var(ddof=1)) / 2) ** 0.5
-    return float(paired.difference.mean()) / spread if spread > 0 else None
+    below = level(_BY[family.correction], p_values, place, ALPHA)
+    conditions = family.manifest.get("conditions", {})
+    return sensitivity(family.table, *names, family.primary, conditions, below)
 
 
 def _exploratory(table: Lookup, first: str, second: str, primary: str) -> dict[str, dict[str, float | None]]:

@@ -15,7 +15,6 @@ from analyses.tables.lookup import OWN, Lookup
 from analyses.tables.pairs import OTHER, Prompts, roles_read
 from analyses.wording import count, figure, listed, plural, together
 
-ALPHA = 0.05
 _MISSING = ("invalid", "failed")
 
 
@@ -49,24 +48,21 @@ def sensitivity(
     against: str,
     primary: str,
     conditions: Mapping[str, Any],
-    p: float | None,
-    p_corrected: float | None,
+    level: float,
 ) -> Sensitivity | None:
     """How far invalid and failed trials could move one difference; None where neither condition has any.
 
     A trial that is valid without a value of the readout (undefined) stays left out, as in the contrast, and
-    so does one that has not ended. p, p_corrected: of the contrast, from which the level comes that an
-    uncorrected p has to reach: alpha p / p_corrected.
+    so does one that has not ended. level: what the uncorrected p of this contrast has to be below, with those
+    of the others in the family as they are.
 
     Source: see `analyses.statistics.bounds.invalid_bounds`.
     """
-    apart = table.by_condition
-    if not any(apart.statuses(name).get(status) for name in (condition, against) for status in _MISSING):
+    if not any_missing(table, condition, against):
         return None
     first, second, prompts = _planned(table, condition, against, primary, conditions)
     seen = np.concatenate([first, second])
     limits = (0.0, 1.0) if binary(seen[np.isfinite(seen)]) else None
-    level = ALPHA if not p or not p_corrected else ALPHA * min(1.0, p / p_corrected)
     bounds = invalid_bounds(first, second, prompts.donors or None, prompts.target, limits=limits, alpha=level)
     if not bounds.invalid:
         return None
@@ -86,6 +82,12 @@ def sensitivity(
         note=bounds.note,
         sentence=_sentence(bounds, condition, against, primary, level),
     )
+
+
+def any_missing(table: Lookup, condition: str, against: str) -> bool:
+    """Whether either condition has a trial that is invalid or failed."""
+    apart = table.by_condition
+    return any(apart.statuses(name).get(status) for name in (condition, against) for status in _MISSING)
 
 
 def _planned(

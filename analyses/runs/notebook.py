@@ -72,7 +72,7 @@ class LoadedRun(Run):
         if self.manifest.get("status") in _UNFINISHED:
             return summarise(self), ""
         if not path.is_file():
-            return summarise(self), "The run has no summary.json: what is shown is worked out from its trials."
+            return summarise(self), "summary.json is missing: what is shown is worked out from the trials."
         stored = _json(path)
         missing = lacks(stored)
         if not missing:

@@ -6,13 +6,15 @@ how the data fell. Every function keeps the given order and raises ValueError fo
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from bisect import bisect_left
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from analyses.statistics.samples import Floats
 
 PValues = Sequence[float | None]
+Correction = Callable[[PValues], list[float | None]]
 
 
 def holm(p_values: PValues) -> list[float | None]:
@@ -38,6 +40,22 @@ def benjamini_hochberg(p_values: PValues) -> list[float | None]:
     m = len(p_values)
     steps = m / np.arange(1, len(known) + 1) * known
     return _spread(np.minimum.accumulate(steps[::-1])[::-1], places, m)
+
+
+def level(correct: Correction, p_values: PValues, place: int, alpha: float = 0.05) -> float:
+    """The p that the test at `place` must be below for its corrected p to be below alpha, the others being as
+    they are. correct: one of the corrections above."""
+    m = len(p_values)
+    # Each of them multiplies a p by a whole number up to m, or by m over one.
+    steps = sorted({alpha / k for k in range(1, m + 1)} | {alpha * k / m for k in range(1, m + 1)})
+
+    def fails(step: float) -> bool:
+        given = [*p_values]
+        given[place] = step * (1 - 1e-9)
+        found = correct(given)[place]
+        return found is None or found >= alpha
+
+    return steps[max(0, bisect_left(steps, True, key=fails) - 1)]
 
 
 def _known(p_values: PValues) -> tuple[Floats, list[int]]:

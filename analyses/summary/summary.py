@@ -37,7 +37,8 @@ from analyses.wording import count, plural
 Summary = dict[str, Any]
 # What earlier versions left out: of a summary, and of each of its contrasts.
 _SECTIONS = ("analyses",)
-_MEASURED = ("correction", "exploratory", "exploratory_sentence", "margin", "power", "checks", "trends", "repeats")
+_EXPLORED = ("exploratory", "exploratory_sentence")
+_MEASURED = ("correction", *_EXPLORED, "margin", "power", "checks", "trends", "repeats")
 _OF_A_CONTRAST = ("role", "cross_checks", "cross_check_sentence", "sensitivity", "p_corrected", "margin")
 
 
