@@ -17,6 +17,7 @@ from analyses.runs.differences import Difference, differences
 from analyses.tables.cells import grid_name
 from analyses.tables.run import Run
 from analyses.tables.stages import DONE, staged
+from analyses.wording import plural
 from runner.config.check import Experiment, Stage, check_again, check_experiment
 from runner.config.compose import Composed
 from runner.config.resolve import Design, resolve
@@ -251,7 +252,8 @@ def _of_stage(
         parts = _as_they_were(prepared, kept[kept["stage"] == stage], rows, planned)
     total = sum(map(len, parts))
     beside = f", {total} with the rest of their batches" if total > len(chosen) else ""
-    note(f"{len(chosen)} trials of {stage} are run again{beside}")
+    verb = "is" if len(chosen) == 1 else "are"
+    note(f"{plural(len(chosen), 'trial')} of {stage} {verb} run again{beside}")
     again: dict[str, Result] = {}
     watcher = _Quiet(note)
     for part in parts:

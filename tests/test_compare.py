@@ -191,6 +191,23 @@ def test_runs_without_a_shared_item_are_described_and_not_tested() -> None:
     assert "cannot be compared" in found.sentence
 
 
+def test_means_stand_beside_the_difference_that_is_theirs() -> None:
+    trials = made_trials()
+    some = trials[trials["item"].isin(sorted(trials["item"].unique())[:20])]
+    some = some.assign(score=some["score"] / 2)
+    found = condition(only(compare([run(1, trials), run(2, some)])), "kv_only")
+    assert found.difference == pytest.approx(found.mean_second - found.mean_first)
+    assert (found.n_first, found.n_second, found.test.n) == (N, 20, 20)
+
+
+def test_what_is_asked_of_finished_trials_is_told_last_of_the_configuration() -> None:
+    first, second = made_manifest(), made_manifest()
+    first["config"] = {"analyses": {"a": {"kind": "share"}}, "sampling": {"temperature": 0.8}}
+    second["config"] = {"sampling": {"temperature": 0.4}}
+    one = only(compare([run(1, manifest=first), run(2, manifest=second)]))
+    assert [each.key for each in one.differences] == ["sampling.temperature", "analyses.a.kind"]
+
+
 def test_trap_02_one_name_for_two_operations_is_a_warning() -> None:
     manifest = made_manifest()
     manifest["conditions"]["kv_only"]["writes"] = {

@@ -182,6 +182,7 @@ def test_new_tokens_must_fit_in_the_context(tmp_path: Path) -> None:
         ("0x2", "2"),
         ("1_0", "10"),
         ("0b11", "3"),
+        ("2._0", "2.0"),
         ("on", "true"),
         ("No", "false"),
     ],

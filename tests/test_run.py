@@ -115,7 +115,7 @@ def test_an_outsider_can_replay_a_trial_from_its_row(cli, tmp_path):
 
 
 def test_donor_kv_moves_the_style_and_own_kv_is_a_noop(cli, tmp_path):
-    said = cli(KV_ONLY, "limit=60", "quiet=true", "report=false")
+    said = cli(KV_ONLY, "limit=30", "quiet=true", "report=false")
     assert said.status == status.DONE
     found = pd.read_parquet(version(tmp_path, "n300_kv_only") / "trials.parquet")
     means = found.groupby("condition")["score"].mean()
@@ -220,9 +220,9 @@ INTERRUPTIBLE = ("limit=12", "sampling.max_new_tokens=20", "quiet=true", "report
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory) -> pd.DataFrame:
     folder = tmp_path_factory.mktemp("uninterrupted")
-    process = start(folder, KV_ONLY, *INTERRUPTIBLE)
-    assert process.wait(timeout=240) == status.DONE
-    return table(version(folder, "n300_kv_only"))
+    result = runner.run([KV_ONLY, *INTERRUPTIBLE, f"output_root={folder}"])
+    assert result.status == status.DONE and result.folder is not None
+    return table(result.folder)
 
 
 def test_trap_37_killed_and_resumed_is_as_uninterrupted(cli, tmp_path, uninterrupted):

@@ -132,7 +132,7 @@ def test_all_mistakes_of_a_command_are_told_at_once(cli: Callable[..., Said]) ->
     assert "5 mistakes" in said.err
     for told in (
         "sotr: no such key (keys of ls: sort, format, output_root); did you mean 'sort'?",
-        "format: expected one of table, json; did you mean 'json'?, got 'jsn'",
+        "format: expected one of table, json, got 'jsn'; did you mean 'json'?",
         "--sort=age: no such option; keys are given as sort=age",
         "ls: expected [PATTERN], got a b",
         "sort: given twice",
@@ -235,7 +235,11 @@ def test_patterns_and_orders(tmp_path: Path, cli: Callable[..., Said]) -> None:
     rows = json.loads(cli("ls", "made", "format=json", f"output_root={tmp_path}").out)
     assert [row["run"] for row in rows] == ["b_made/v0001", "b_made/v0002"]
     assert "it holds a_other, b_made" in cli("ls", "nothing", f"output_root={tmp_path}").out
-    assert "is not there" in cli("ls").out
+    assert (cli("ls").status, "is not there" in cli("ls").out) == (0, True)
+    assert (cli("ls", "output_root=gone").status, "gone is not there" in cli("ls", "output_root=gone").err) == (
+        2,
+        True,
+    )
 
 
 def test_sweeps_and_findings_in_the_list(tmp_path: Path) -> None:
@@ -422,6 +426,8 @@ def test_a_run_that_cannot_be_read_is_left_out_and_said(tmp_path: Path, cli: Cal
     said = cli("query", "SELECT count(*) AS n FROM trials", "format=csv")
     assert said.out == f"n\n{N * len(EFFECTS)}\n"
     assert "left out: made/v0002: " in said.err
+    (root / "made" / "v0002" / "trials.parquet").unlink()
+    assert "trials.parquet is missing" in cli("query", "SELECT count(*) AS n FROM trials").err
 
 
 def test_answers_are_written_in_every_form(tmp_path: Path, cli: Callable[..., Said]) -> None:
@@ -603,10 +609,13 @@ def test_a_summary_that_is_missing_or_of_an_earlier_version_is_worked_out(
     whole = json.loads(path.read_text())
     monkeypatch.setattr("analyses.figures.draw", lambda run, summary: Drawn((), {}, {}))
 
-    path.unlink()
-    said = cli("report", "made")
-    assert (said.status, "summary: outputs/made/v0001/summary.json" in said.out) == (0, True)
-    assert json.loads(path.read_text()) == whole
+    for broken in ("", "{", "[]", '{"contrasts": 3}'):
+        path.write_text(broken)
+        if not broken:
+            path.unlink()
+        said = cli("report", "made")
+        assert (said.status, "summary: outputs/made/v0001/summary.json" in said.out) == (0, True)
+        assert json.loads(path.read_text()) == whole
 
     older = {key: value for key, value in whole.items() if key not in ("exploratory", "analyses")}
     older["contrasts"] = [
@@ -629,6 +638,17 @@ def test_a_report_of_a_run_that_goes_on(tmp_path: Path, cli: Callable[..., Said]
     assert "150 of 300 trials" in said.out
     assert "150 of 300 trials" in (folder / "report.html").read_text()
     assert not (folder / "summary.json").exists()
+
+
+def test_a_wrong_word_is_told_with_the_nearest_right_one(tmp_path: Path, cli: Callable[..., Said]) -> None:
+    write(tmp_path / "outputs" / "made" / "v0001")
+    told = cli("query", "SELECT 1", "format=josn").err
+    assert "expected one of table, csv, json, got 'josn'; did you mean 'json'?" in told
+    told = cli("report", "made/v1").err
+    assert "no run 'made/v1': expected made/VERSION; outputs/made holds v0001" in told
+    assert "expected a SELECT, got nothing" in cli("query", "").err
+    told = cli("query", "SELECT 1 AS one", "parquet=nowhere/one.parquet").err
+    assert "nowhere/one.parquet cannot be written (No such file or directory)" in told
 
 
 def test_which_run_a_word_means(tmp_path: Path) -> None:

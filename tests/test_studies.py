@@ -32,6 +32,7 @@ from analyses.studies.specificity import specificity
 from analyses.studies.studies import KINDS, plain_study, studies
 from analyses.studies.study import NoStudy, Study
 from analyses.studies.variance import variance
+from analyses.summary.markdown import to_markdown
 from analyses.summary.summary import summarise
 from analyses.summary.terminal import print_summary
 from analyses.tables.run import Run
@@ -72,7 +73,9 @@ def test_a_planted_interaction_is_found_and_is_the_clustered_mean_of_differences
         (test.mean, test.ci_low, test.p)
     )
     assert row.interaction.low is not None and row.interaction.low < 2 < (row.interaction.high or 0)
-    assert "score with both is above what the two effects would add up to" in found.sentence(found.p_values, 1)
+    assert "score with both is above what the two effects would add up to" in found.sentence(
+        found.p_values, 1
+    )
 
 
 def test_effects_that_add_up_are_no_interaction() -> None:
@@ -186,7 +189,9 @@ def test_a_treatment_above_every_control_is_specific_and_the_least_sure_control_
     assert found.bar == "kv_pseudo"
     assert found.p == max(rival.difference.p or 0 for rival in found.rivals)
     told = found.sentence((found.p,), 1)
-    assert "above the baseline and each of 2 controls" in told and "the least sure of these is kv_pseudo" in told
+    assert (
+        "above the baseline and each of 2 controls" in told and "the least sure of these is kv_pseudo" in told
+    )
 
 
 def test_trap_46_a_control_that_does_as_much_takes_the_claim_and_perplexity_stands_beside() -> None:
@@ -319,10 +324,14 @@ def test_trap_28_clustered_labels_do_not_make_a_feature_of_the_target_a_predicto
 
 
 def test_trap_30_the_outcome_is_no_feature_of_itself(tmp_path: Path) -> None:
-    rest = "analyses: {p: {kind: predictors, condition: kv, high: 8, low: 0, features: [markers, n_prompt]}}"
-    told = faults("+experiment=mine", folder=body(KV, tmp_path, rest=f"readouts: [behaviour]\n{rest}"))
-    assert "analyses.p.features.0: markers of kv is what is to be told, or a part of it" in told
-    assert "features.1" not in told
+    features = "[markers, n_prompt, kv.perplexity, n_new, baseline.perplexity, baseline.markers]"
+    rest = f"analyses: {{p: {{kind: predictors, condition: kv, high: 8, low: 0, features: {features}}}}}"
+    told = faults(
+        "+experiment=mine", folder=body(KV, tmp_path, rest=f"readouts: [behaviour, perplexity]\n{rest}")
+    )
+    for place, name in ((0, "markers"), (2, "perplexity"), (3, "n_new")):
+        assert f"features.{place}: {name} of kv is what is to be told, or measured on the same" in told
+    assert not any(f"features.{place}" in told for place in (1, 4, 5))
 
 
 def test_the_area_and_its_variance_are_those_of_mann_whitney_and_delong() -> None:
@@ -609,7 +618,9 @@ def test_terminal_and_summary_show_every_analysis() -> None:
     stream = io.StringIO()
     print_summary(Console(file=stream, width=110), summary)
     flat = " ".join(stream.getvalue().split())
-    assert all(" ".join(each["sentence"].split()) in flat for each in summary["analyses"])
+    told = [" ".join(each["sentence"].split()).partition(". ")[0] for each in summary["analyses"]]
+    assert all(first in flat for first in told)  # the first sentence; the rest is in summary.md
+    assert all(each["sentence"] in to_markdown(summary) for each in summary["analyses"])
 
 
 # --- the door

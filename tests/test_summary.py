@@ -218,6 +218,17 @@ def test_many_conditions_keep_the_terminal_readable() -> None:
         row = next(line for line in lines if line.startswith(f" {name}:") or line.startswith(f"{name}:"))
         cells = row.split()
         assert "60" in cells and figure(found["readouts"]["score"]["mean"]) in cells
+    flowing = " ".join(" ".join(lines).split())
+    contrasts = summary["contrasts"]
+    stand = sum(each["p_holm"] is not None and each["p_holm"] < 0.05 for each in contrasts)
+    tested = sum(each["p_holm"] is not None for each in contrasts)
+    assert stand < tested < len(contrasts)
+    assert (
+        f"score: {stand} of {tested} comparisons show a difference after Holm; that the others show"
+        in flowing
+    )
+    assert "1 could not be tested. summary.md has a sentence for each." in flowing
+    assert not any(each["sentence"] in flowing for each in contrasts)
 
 
 def printed(summary: dict[str, Any], width: int = 100) -> list[str]:
@@ -238,6 +249,25 @@ def test_gates_that_say_what_was_announced_are_counted_where_they_are_many() -> 
     assert many[-2] == "warn: one_sided 0." and many[-1].startswith("expected: 3 findings")
     assert "(2 reach, 1 expect)" in many[-1] and "summary.md" in many[-1]
     assert "expected: reach 1." not in many
+
+
+def test_warnings_of_one_kind_are_told_once_and_those_of_each_kind_always() -> None:
+    def gate(name: str, n: int, **more: str) -> dict[str, str]:
+        return {"condition": f"c{n}", "gate": name, "verdict": "warn", "sentence": f"{name} {n}."} | more
+
+    gates = [*(gate("partial", n) for n in range(4)), gate("reach", 9), gate("partial", 5, stage="later")]
+    told = printed(summarise(made_run()) | {"gates": gates}, 110)
+    assert told[-3] == ("warn: partial 0. 3 more of this kind (partial: c1, c2 and c3); summary.md has each.")
+    assert told[-2:] == ["warn: reach 9.", "warn: later: partial 5."]
+
+
+def test_where_cross_checks_disagree_the_terminal_names_the_contrasts() -> None:
+    summary = summarise(made_run())
+    first = summary["contrasts"][0]
+    first["cross_checks"][0]["agrees"] = False
+    told = " ".join(" ".join(printed(summary)).split())
+    assert f"They do not in {first['condition']} - {first['against']}: summary.md has each." in told
+    assert f"summary.md has each. {first['cross_check_sentence']}" not in told
 
 
 @pytest.mark.parametrize("width", [80, 100, 110])

@@ -20,7 +20,10 @@ from tests.configuring import body
 
 WRITES = "v: {v: {site: v_proj, value: donor, positions: last:4, layers: 3}}"
 TWO = "sweep: {model: [organism, organism_midway], sampling.temperature: [0, 0.8]}"
-QUICK = ("limit=2", "quiet=true", "report=false", "backend.threads=1", "readouts=[behaviour]", "sampling.max_new_tokens=4")
+QUICK = (
+    "limit=2", "quiet=true", "report=false", "backend.threads=1", "readouts=[behaviour]",
+    "sampling.max_new_tokens=4",
+)  # fmt: skip
 
 
 def folder_of(tmp_path: Path, name: str = "mine", sweep: str = TWO, writes: str = WRITES) -> Path:

@@ -99,7 +99,7 @@ def rows_of(
 @pytest.mark.parametrize("replay", [False, True])
 def test_batched_rows_give_the_tokens_of_the_plain_implementation(pair, replay):
     backend, model = pair
-    rows = rows_of(backend.info, random.Random(5), GREEDY, replay=replay)
+    rows = rows_of(backend.info, random.Random(5), GREEDY, items=2, replay=replay)
     for row, found in zip(rows, backend.decode(rows), strict=True):
         assert found.invalid is None
         expected = plain_generate(model, row, backend.info.eos_ids)

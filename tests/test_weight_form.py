@@ -76,8 +76,8 @@ def changed(path: Path, more: str = "") -> str:
 
 
 def run_mine(folder: Path, *overrides: str) -> tuple[int, Path]:
-    words = ["+experiment=mine", "quiet=true", "report=false", "backend.threads=1", f"output_root={folder / 'o'}"]
-    found = run([*words, *overrides], config_dir=folder)
+    words = ("+experiment=mine", "quiet=true", "report=false", "backend.threads=1")
+    found = run([*words, f"output_root={folder / 'o'}", *overrides], config_dir=folder)
     assert found.folder is not None
     return found.status, found.folder
 

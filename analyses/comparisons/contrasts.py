@@ -14,7 +14,7 @@ from analyses.comparisons.contrast import ALPHA, HOLM, POWER, Contrast, Margin, 
 from analyses.comparisons.correlations import correlations
 from analyses.comparisons.covariates import adjust, adjusted_sentence, covariate_gaps
 from analyses.comparisons.cross_checks import CrossCheck, cross_check_sentence, cross_checks
-from analyses.comparisons.margins import margin_of
+from analyses.comparisons.margins import margin_of, within_suggested
 from analyses.comparisons.sensitivity import Sensitivity, any_missing, sensitivity
 from analyses.comparisons.sentences import contrast_sentence
 from analyses.statistics.clusters import ClusteredMean
@@ -28,7 +28,11 @@ from analyses.tables.pairs import EQUIVALENCE, Declared, Paired, declared_pairs,
 from analyses.tables.run import value_columns
 
 MOST_CHECKED = 50  # contrasts that are cross-checked, and explored in other readouts
-_BY: Mapping[str, Correction] = {HOLM: holm, "bonferroni": bonferroni, "benjamini_hochberg": benjamini_hochberg}
+_BY: Mapping[str, Correction] = {
+    HOLM: holm,
+    "bonferroni": bonferroni,
+    "benjamini_hochberg": benjamini_hochberg,
+}
 
 
 @dataclass(frozen=True)
@@ -70,10 +74,7 @@ def contrasts(
     freedoms = {each.test.df for each in opened if each.test is not None and each.test.df is not None}
     in_errors = {df: detectable(1.0, df, alpha=ALPHA / family.size, power=POWER) for df in freedoms}
     closed = [
-        replace(
-            _close(each, p, p_holm, family, in_errors, place in checked),
-            sensitivity=_sensitivity(each, family, p_values, place),
-        )
+        _close(each, p, p_holm, family, in_errors, place in checked, _sensitivity(family, opened, place))
         for place, (each, p, p_holm) in enumerate(zip(opened, corrected, by_holm, strict=True))
     ]
     return _with_adjusted(closed, opened)
@@ -95,7 +96,11 @@ def _open(family: _Family, declared: Declared, suggested: float | None) -> Opene
     conditions = family.manifest.get("conditions", {})
     paired = pair(family.table, declared.condition, declared.against, family.primary, conditions)
     test = _of_equal_shares(paired, paired.test())
-    equivalence = None if margin.used is None else tost(test, margin.used, ALPHA)
+    equivalence = None
+    if margin.stated is not None:
+        equivalence = tost(test, margin.stated, ALPHA)
+    elif margin.suggested is not None:
+        equivalence = within_suggested(family.table, paired, family.manifest, margin.suggested, ALPHA)
     adjusted = None
     covariates = tuple(family.manifest.get("contrasts", {}).get("covariates") or ())
     if covariates:
@@ -123,6 +128,7 @@ def _close(
     family: _Family,
     in_errors: Mapping[int, float],
     checked: bool,
+    unsure: Sensitivity | None,
 ) -> Contrast:
     declared, test, paired = each.declared, each.test, each.paired
     difference = paired.difference if paired is not None else np.empty(0)
@@ -152,7 +158,7 @@ def _close(
         equivalence=each.equivalence,
         cross_checks=checks,
         cross_check_sentence=told,
-        sensitivity=None,
+        sensitivity=unsure,
         exploratory=_exploratory(family.table, declared.condition, declared.against, family.primary),
         naive=published,
         dropped=paired.dropped if paired is not None else "",
@@ -172,19 +178,23 @@ def _cross_checked(each: Opened) -> tuple[tuple[CrossCheck, ...], str]:
     if each.paired is None or each.test is None or each.p is None:
         return (), ""
     margin = each.margin.used if each.declared.kind == EQUIVALENCE else None
-    checks = cross_checks(each.paired, each.p, each.test.mean, margin)
-    return checks, cross_check_sentence(checks, each.p, margin)
+    p = each.p
+    if margin is not None and each.margin.stated is None:
+        # The cross-checks take the margin for known, and so must the p that they are held against.
+        known = tost(each.test, margin, ALPHA).p
+        p = each.p if known is None else known
+    checks = cross_checks(each.paired, p, each.test.mean, margin)
+    return checks, cross_check_sentence(checks, p, margin)
 
 
-def _sensitivity(
-    each: Opened, family: _Family, p_values: Sequence[float | None], place: int
-) -> Sensitivity | None:
+def _sensitivity(family: _Family, opened: Sequence[Opened], place: int) -> Sensitivity | None:
+    each = opened[place]
     if each.paired is None or each.declared.kind == EQUIVALENCE:
         return None
     names = (each.declared.condition, each.declared.against)
     if not any_missing(family.table, *names):
         return None
-    below = level(_BY[family.correction], p_values, place, ALPHA)
+    below = level(_BY[family.correction], [one.p for one in opened], place, ALPHA)
     conditions = family.manifest.get("conditions", {})
     return sensitivity(family.table, *names, family.primary, conditions, below)
 

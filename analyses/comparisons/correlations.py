@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from analyses.statistics.samples import all_equal, scaled
 from analyses.tables.pairs import Paired
 
 
@@ -14,13 +15,11 @@ def correlations(paired: Paired) -> dict[str, float]:
     the ordered pairs i, j of one cluster, plus s^2 / n for what the mean takes away, in units of s^2; within
     0..1. A dimension in which no prompt recurs has none, nor have fewer than 3 pairs or equal differences.
     """
-    u = paired.difference
-    if len(u) < 3:
+    difference, _ = scaled(paired.difference)
+    if len(difference) < 3 or all_equal(difference):
         return {}
-    u = u - u.mean()
+    u = difference - difference.mean()
     variance = float(u @ u) / (len(u) - 1)
-    if not variance > 1e-24 * max(1.0, float(np.abs(paired.difference).max()) ** 2):
-        return {}
     found = {}
     for name, labels in (*paired.prompts.donors.items(), ("target", paired.prompts.target)):
         known = ~np.isnan(labels)

@@ -6,12 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
-from analyses.statistics.clusters import ClusteredMean
-from analyses.statistics.equivalence import suggested_margin
+from analyses.statistics.clusters import ClusteredMean, clustered_mean
+from analyses.statistics.equivalence import Equivalence, suggested_margin, tost_of_share
 from analyses.tables.lookup import Lookup
-from analyses.tables.pairs import pair
+from analyses.tables.pairs import Paired, Prompts, pair
 from analyses.wording import figure, together
 
 ALPHA = 0.05
@@ -30,6 +31,29 @@ class SuggestedMargin:
     ci_high: float | None
     suggested: float | None
     sentence: str
+
+
+def within_suggested(
+    lookup: Lookup, paired: Paired, manifest: Mapping[str, Any], margin: float, alpha: float = ALPHA
+) -> Equivalence:
+    """Whether a paired difference is smaller than a third of the positive control's effect, on the trials
+    that have both: the margin comes from the run as the difference does, and its uncertainty counts."""
+    options = manifest.get("contrasts", {})
+    baseline, primary = options.get("baseline", "baseline"), options.get("primary", "score")
+    control = pair(lookup, options["positive_control"], baseline, primary, manifest.get("conditions", {}))
+    at = control.target.index.get_indexer(paired.target.index)
+    kept = at >= 0
+    effect = control.difference[at[kept]] * np.sign(control.difference.mean())
+    donors = {name: labels.to_numpy()[at[kept]] for name, labels in control.donors.items()}
+    donors |= {name: labels.to_numpy()[kept] for name, labels in paired.donors.items()}
+    prompts = Prompts.of(donors, paired.target.to_numpy()[kept])
+    below, above = (
+        clustered_mean(
+            paired.difference[kept] - sign * effect / 3, donor=prompts.donors or None, target=prompts.target
+        )
+        for sign in (1, -1)
+    )
+    return tost_of_share(paired.test(), below, above, margin, alpha)
 
 
 def margin_of(trials: pd.DataFrame | Lookup, manifest: Mapping[str, Any]) -> SuggestedMargin | None:

@@ -65,6 +65,11 @@ def _equivalence(
     p_corrected: float | None,
     correction: str,
 ) -> str:
+    if equivalence.p is None:
+        return (
+            f"{names} are not shown to be equal in {primary}: their difference of {figure(test.mean)} cannot "
+            f"be held against a margin, {equivalence.note or 'for want of a standard error'}."
+        )
     mean, low, high = together(test.mean, equivalence.ci_low, equivalence.ci_high)
     interval = f"90% CI {low} to {high}"
     corrected = f"TOST {p_value(p_corrected)} after {correction_name(correction)}"

@@ -13,6 +13,7 @@ from scipy import stats
 
 from analyses.statistics.clusters import cluster_variance, in_words
 from analyses.statistics.corrections import holm
+from analyses.statistics.samples import scaled
 from analyses.tables.lookup import OWN
 from analyses.tables.pairs import donor_labels, roles_read
 from analyses.tables.run import ok_rows
@@ -76,6 +77,7 @@ def slope(
     squares = float((centred**2).sum())
     if blocks < 2 or squares == 0:
         raise ValueError(f"expected 2 blocks or more and doses that differ, got {blocks} and {list(doses)}")
+    values, unit = scaled(values)
     b = float((values * centred).sum() / (blocks * squares))
     # Residuals of the line, not within the item: taking out an item's mean would take a share of its donors'
     # levels with it. What items have in common drops out of the sums by target. Scaled so that the variance
@@ -86,7 +88,7 @@ def slope(
         donor=[name for row in donor for name in row],
         target=[name for name in target for _ in range(many)],
     )
-    return b, variance**0.5, clusters, note
+    return b * unit, variance**0.5 * unit, clusters, note
 
 
 def _trend(trials: pd.DataFrame, manifest: Mapping[str, Any], names: Sequence[str], primary: str) -> Trend:

@@ -121,7 +121,8 @@ def _caption(run: Run, found: list[Mapping[str, Any]], every: int) -> str:
         "Line: least-squares slope; band: its 95% CI, "
         + ("clustered by donor and target, " if clusters else "")
         + f"turned about the middle. Full points: p < {ALPHA} after Holm over {every} "
-        + ("trend." if every == 1 else "trends."),
+        + ("trend." if every == 1 else "trends.")
+        + " Exploratory.",
     ]
     if every > len(found):
         parts.append(f"{len(found)} of {every} trends.")

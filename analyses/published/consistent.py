@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from analyses.published.leeway import (
+    ANY,
     CLOSE,
     TINY,
     critical,
@@ -286,14 +287,15 @@ class _Test:
         return [f"the mean and its standard error give t = {in_words(every[0])}, not {self.t.text}"]
 
     def _of_p(self) -> list[str] | None:
-        t, df = self._ts(), self._dfs()
-        if self.p is None or t is None or df is None:
+        t, known = self._ts(), self._dfs()
+        if self.p is None or t is None:
             return None
+        df = ANY if known is None else known
         sides = 1 if self.given.one_sided else 2
         low, high = p_of(t, df, sides)
         if self.p.meets(low, high):
-            return []
-        name = f"t{df_in_words(df)} = {self.t.text if self.t is not None else in_words(t)}"
+            return None if known is None else []  # of unknown df it is possible, and does not follow
+        name = f"t{df_in_words(known)} = {self.t.text if self.t is not None else in_words(t)}"
         hint = ""
         if self.p.meets(*p_of(t, df, 3 - sides)):
             hint = f" (that is the {'one' if sides == 2 else 'two'}-sided p)"
@@ -368,6 +370,8 @@ class _Test:
                 found.append(
                     f"the interval {low.text} to {high.text} goes with p = {p_in_words(p)}, not {self.p.text}"
                 )
+        if not found and df is None:
+            return None  # how wide it must be is not known
         return found if ses or mean is not None else None
 
 

@@ -13,13 +13,14 @@ from analyses.published.printed import Figure, Span, sizes, span
 TINY = 1e-12
 CLOSE = 1e-6  # relative: what two ways of computing one figure may differ by
 _NORMAL = 1e9  # degrees of freedom at which t is the normal distribution
+ANY: Span = (1.0, _NORMAL)  # degrees of freedom where none is known
 _DFS = (1, 2, 3, 5, 10, 20, 50, 200, _NORMAL)  # that stand for all where none is known
 
 
 def critical(df: Span | None, confidence: float) -> Span:
     """Half an interval in standard errors, by the normal distribution or by t; of unknown df, by any."""
     upper = 0.5 + confidence / 2
-    fewest = 1.0 if df is None else df[0]
+    fewest = ANY[0] if df is None else df[0]
     return float(stats.norm.ppf(upper)), float(stats.t.ppf(upper, fewest))
 
 

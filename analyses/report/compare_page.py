@@ -148,9 +148,9 @@ def conditions_table(one: Versus, names: tuple[str, str]) -> Markup:
     ]
     heads = ("condition", *names, "difference", "95% CI", "", "p", "pairs", "same")
     about = (
-        f"Mean {readouts or 'values'} of each run's valid trials. The difference, {names[1]} minus "
-        f"{names[0]}, is that of the trials that both share, with its 95% interval; p is corrected. Same: "
-        "the share of shared trials that came out identical."
+        f"Mean {readouts or 'values'} of the valid trials that both share (where they share none, of each "
+        f"run's own). The difference is {names[1]} minus {names[0]}, with its 95% interval; p is corrected. "
+        "Same: the share of shared trials that came out identical."
     )
     return together(paragraph(about, "about"), table(_heads(heads), rows))
 

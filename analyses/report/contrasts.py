@@ -25,6 +25,7 @@ from analyses.report.parts import (
     together,
 )
 from analyses.summary.folding import fold_contrasts
+from analyses.summary.markdown_contrasts import cross_checked
 from analyses.wording import bare_p, count, figure, plural, small
 from analyses.wording import together as in_one_unit
 
@@ -119,7 +120,7 @@ def _power(summary: Mapping[str, Any]) -> Markup:
 
 def _cross_checks(found: Sequence[Mapping[str, Any]]) -> Markup:
     """The same differences tested in other ways; where one disagrees, the sentence stands outside."""
-    checked = [each for each in found if each.get("cross_checks")]
+    checked = cross_checked(found)
     if not checked:
         return Markup("")
     rows = []
@@ -144,7 +145,7 @@ def _cross_checks(found: Sequence[Mapping[str, Any]]) -> Markup:
     agreed = len(checked) - len(apart)
     bodies.append(
         paragraph(
-            f"Other methods come to the same verdict in {count(agreed)} of "
+            f"The other methods that could be used all come to the same verdict in {count(agreed)} of "
             f"{plural(len(checked), 'comparison')}. The verdict is that of the clustered test above; these "
             "only show whether it hangs on the method.",
             "about",

@@ -120,7 +120,7 @@ def results(summary: Mapping[str, Any]) -> Markup:
         found = each["readouts"].get(primary, {})
         told = in_one_unit(*(found.get(k) for k in ("mean", "sd", "median", "minimum", "maximum")))
         told = [NOTHING if value == "undefined" else value for value in told]
-        ends = NOTHING if NOTHING in told[3:] else f"{told[3]} to {told[4]}"
+        ends = _range(found.get("minimum"), found.get("maximum"), told[3:])
         row = [name(key), number(_n(each)), *map(number, told[:3]), number(ends)]
         row += [number(percent(found.get(share))) for share in shares]
         row += [number(dash(columns[column][place])) for column in told_beside]
@@ -145,6 +145,14 @@ def results(summary: Mapping[str, Any]) -> Markup:
     if notes:
         bodies.append(folded(plural(len(notes), "note"), bullets(notes)))
     return together(*bodies)
+
+
+def _range(low: float | None, high: float | None, told: Sequence[str]) -> str:
+    """The least and the greatest value; whole ones, such as counts of words, without decimals."""
+    if low is None or high is None:
+        return NOTHING
+    ends = [count(low), count(high)] if low == round(low) and high == round(high) else told
+    return f"{ends[0]} to {ends[1]}"
 
 
 def _grids(summary: Mapping[str, Any]) -> Markup:
@@ -199,15 +207,14 @@ def trends(summary: Mapping[str, Any]) -> Markup:
 def repeats(summary: Mapping[str, Any]) -> Markup:
     """Each difference for each repeat alone."""
     found = summary["repeats"]
-    head = ["contrast", *(f"repeat {row['repeat']}" for row in found[0]["rows"]), "leaves out 0"]
+    head = ["repeat", *map(title, found)]
     rows = [
-        [
-            name(title(each)),
-            *(number(repeat_cell(row)) for row in each["rows"]),
-            number(f"{each['excluding_zero']} of {each['of']}"),
-        ]
-        for each in found
+        [Cell(str(of_repeat[0]["repeat"])), *(number(repeat_cell(row)) for row in of_repeat)]
+        for of_repeat in zip(*(each["rows"] for each in found), strict=True)
     ]
+    rows.append(
+        [Cell("leaves out 0"), *(number(f"{each['excluding_zero']} of {each['of']}") for each in found)]
+    )
     about = "Difference and 95% interval of each repeat alone, clustered, not corrected."
     return together(
         bullets(str(each["sentence"]) for each in found), table(head, rows), paragraph(about, "about")

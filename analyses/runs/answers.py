@@ -107,7 +107,10 @@ def write_parquet(answer: Answer, path: Path) -> int:
                 rows += batch.num_rows
         os.link(aside, path)  # unlike a rename it fails where another process was faster
     except OSError as error:
-        raise QueryError(f"{path} cannot be written: {error.strerror or error}") from error
+        told = error.strerror or str(error)
+        # Arrow's have it at their end: "Failed to open local file 'FILE'. Detail: [errno 2] No such file".
+        reason = told.partition("Detail: [errno ")[2].partition("] ")[2] or told
+        raise QueryError(f"{path} cannot be written ({reason})") from error
     finally:
         aside.unlink(missing_ok=True)
     return rows

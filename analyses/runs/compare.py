@@ -27,6 +27,7 @@ from analyses.runs.differences import Operation, differences, operations, same_u
 from analyses.runs.folders import run_name
 from analyses.statistics.clusters import clustered_mean
 from analyses.statistics.corrections import holm
+from analyses.tables.lookup import Lookup
 from analyses.tables.pairs import Paired, declared_pairs, pair
 from analyses.tables.run import Run, older_schema, value_columns
 from analyses.tables.stages import stage_runs, staged
@@ -210,7 +211,11 @@ def _condition(stage: AlignedStage, condition: str) -> Compared:
     if readout is not None:
         described = [_described(each[readout]) for each in valid]
         paired = _across(stage, condition, rows)
-        test, note = (paired.test(), paired.dropped) if len(paired.first) else (None, "")
+        if len(paired.first):
+            test, note = paired.test(), paired.dropped
+            # The means that the difference is one of; n is that of each run.
+            sides = (described[0][0], paired.second), (described[1][0], paired.first)
+            described = [(n, *_described(pd.Series(values))[1:]) for n, values in sides]
     return Compared(
         stage=stage.name,
         condition=stage.told(condition),
@@ -244,15 +249,23 @@ def _across(stage: AlignedStage, condition: str, rows: Sequence[pd.DataFrame]) -
 
 def _effect(stage: AlignedStage, condition: str, against: str) -> Effect:
     assert stage.readout is not None
-    within = []
-    for side, manifest in zip((stage.first, stage.second), stage.manifests, strict=True):
-        rows = pd.concat([side[condition], side[against]], ignore_index=True)
-        within.append(pair(rows, condition, against, stage.readout, manifest.get("conditions") or {}))
+    # Prompts have one number in a table: in two, those of one run would be taken for others of the other.
+    rows, known = [], {}
+    for name, side, manifest in zip(stage.names, (stage.first, stage.second), stage.manifests, strict=True):
+        for arm in (condition, against):
+            label = f"{arm} in {name}"
+            rows.append(side[arm].assign(condition=label))
+            known[label] = (manifest.get("conditions") or {}).get(arm, {})
+    table = Lookup.of(pd.concat(rows, ignore_index=True))
+    within = [
+        pair(table, f"{condition} in {name}", f"{against} in {name}", stage.readout, known)
+        for name in stage.names
+    ]
     gaps = [pd.Series(each.difference, index=each.target.index) for each in within]
     both = gaps[0].to_frame("first").join(gaps[1].rename("second"), how="inner")
     donors: dict[str, pd.Series] = {}
-    for each in within:
-        for role, labels in each.donors.items():
+    for paired in within:
+        for role, labels in paired.donors.items():
             donors.setdefault(role, labels.loc[both.index])
     test = None
     if len(both):

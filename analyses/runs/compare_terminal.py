@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from itertools import groupby
 from typing import TypeVar
@@ -20,6 +21,7 @@ MOST_KEYS = 8  # of one kind of difference
 MOST_SENTENCES = 3
 _WIDE = 100  # columns from which on the interval has a place of its own
 _LONG = 60  # characters of a value
+_HASH, _HASH_SHOWN = re.compile(r"[0-9a-f]{40,64}"), 12  # of a commit or a file
 _Row = TypeVar("_Row", bound=Tested)
 
 
@@ -52,6 +54,8 @@ def short_names(first: str, second: str) -> tuple[str, str]:
 def value_in_words(value: object) -> str:
     """A value of a configuration in a line."""
     told = listed(list(map(str, value))) if isinstance(value, list | tuple) else str(value)
+    if _HASH.fullmatch(told):
+        return told[:_HASH_SHOWN]
     return told if len(told) <= _LONG else f"{told[: _LONG - 3]}..."
 
 
@@ -96,7 +100,8 @@ def _print(one: Versus, console: Console) -> None:
 
 
 def _conditions(rows: Sequence[Compared], names: tuple[str, str], readouts: str, wide: bool) -> Table:
-    title = f"mean {readouts}" if readouts else "conditions"
+    shared = " of shared trials" if any(each.test for each in rows) else ""
+    title = f"mean {readouts}{shared}" if readouts else "conditions"
     table = _table(title, ("condition", *names, "difference"), wide, "same")
     for each in _largest(rows):
         means = together(each.mean_first, each.mean_second) if each.readout else ["-", "-"]
@@ -118,7 +123,7 @@ def _table(title: str, columns: Sequence[str], wide: bool, last: str | None) -> 
     first, *numbers = columns
     table.add_column(first, overflow="fold")
     for name in (*numbers, *(["95% CI"] if wide else []), "p", "pairs", *([last] if last else [])):
-        table.add_column(name, justify="right", overflow="fold")
+        table.add_column(name.replace("/", "/\n"), justify="right", overflow="fold")
     return table
 
 

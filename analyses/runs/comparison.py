@@ -81,7 +81,8 @@ class Tested:
 
 @dataclass(frozen=True, kw_only=True)
 class Compared(Tested):
-    """One condition in two runs. n_first, mean_first, sd_first: of all valid trials of the first run."""
+    """One condition in two runs. n_first: valid trials of the first run; mean_first, sd_first: of those that
+    both share, or where they share none, of all."""
 
     n_first: int
     mean_first: float | None

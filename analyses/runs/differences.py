@@ -25,6 +25,8 @@ WHERE = (
     "backend.max_rows",
     "backend.threads",
 )
+# What is asked of the trials once they are there: told last, for no trial differs by it.
+_AFTERWARDS = ("analyses", "contrasts", "figures", "findings", "published")
 _SEEDS = ("sampling.seed", "prompts.seed")  # told as seeds
 _MODEL = {
     "name": "name",
@@ -149,7 +151,8 @@ def _configuration(first: Mapping[str, Any], second: Mapping[str, Any]) -> Itera
         "configuration", dict(leaves(first.get("config") or {})), dict(leaves(second.get("config") or {}))
     )
     beside = (*WHERE, *_SEEDS)
-    yield from (one for one in found if not any(f"{one.key}.".startswith(f"{name}.") for name in beside))
+    kept = (one for one in found if not any(f"{one.key}.".startswith(f"{name}.") for name in beside))
+    yield from sorted(kept, key=lambda one: one.key.partition(".")[0] in _AFTERWARDS)
 
 
 def _sections(manifest: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:

@@ -73,6 +73,8 @@ class LoadedRun(Run):
             return summarise(self), ""
         if not path.is_file():
             return summarise(self), "summary.json is missing: what is shown is worked out from the trials."
+        if not is_summary(path):
+            return summarise(self), "summary.json is broken: what is shown is worked out from the trials."
         stored = _json(path)
         missing = lacks(stored)
         if not missing:
@@ -220,6 +222,15 @@ def load(folder: Path | str) -> LoadedRun:
     cannot be read."""
     run = load_run(folder)
     return LoadedRun(run.trials, run.manifest, run.folder)
+
+
+def is_summary(path: Path) -> bool:
+    """Whether a file is there and has the form of a summary."""
+    try:
+        lacks(_json(path))
+    except (TableError, AttributeError, TypeError):
+        return False
+    return True
 
 
 def _json(path: Path) -> Mapping[str, Any]:

@@ -20,7 +20,7 @@ from analyses.wording import listed
 
 VIEWS: Mapping[str, str] = {
     "trials": "one row for each trial, over all runs; one that was taken over from another run counts once",
-    "trials_all": "the same with every row of every run",
+    "trials_all": "the same with every row of every run: for figures of one run, as its report has them",
     "receipts": "one row for each write of each of these trials",
     "receipts_all": "the same of trials_all",
     "runs": "one row for each run: how it stands, counts, model, config",
@@ -118,6 +118,8 @@ def _only_reads(sql: str) -> None:
         statements = duckdb.extract_statements(sql)
     except duckdb.Error as error:
         raise QueryError(_sentence(error, None)) from error
+    if not statements:
+        raise QueryError("query: expected a SELECT, got nothing")
     if len(statements) != 1:
         raise QueryError(f"query: expected one statement, got {len(statements)}")
     kind = statements[0].type
@@ -324,7 +326,7 @@ def _sentence(error: Exception, connection: duckdb.DuckDBPyConnection | None) ->
     if "file system operations are disabled" in message:
         return "query: no file can be read or written by a query, but for the trials of the runs themselves"
     near = next((line for line in rest if line.startswith(("Did you mean", "Candidate bindings"))), "")
-    return f"query: {message.rstrip('.')}{f'; {near}' if near else ''}{_where(at)}"
+    return f"query: {message.rstrip('.!')}{f'; {near}' if near else ''}{_where(at)}"
 
 
 def _where(at: str) -> str:

@@ -17,6 +17,7 @@ from analyses.tables.join import OUTCOME_TYPES, PLAN_SCHEMA, RECEIPT_COLUMNS, TA
 from analyses.tables.run import TableError, load_run
 
 RUN_COLUMNS = ("run", "version")  # that every row has before those of its own table
+_DONE = "done"
 _UNFINISHED = ("running", "interrupted")
 _KNOWN: Mapping[str, pa.DataType] = {
     **{entry.name: entry.type for entry in PLAN_SCHEMA},
@@ -97,6 +98,8 @@ def _source(folder: Path) -> Source | None:
             if not table.is_file():  # else it has ended in the meantime
                 raise
     if not table.is_file():
+        if _status(folder) == _DONE:
+            raise TableError(f"{folder}: is done, but trials.parquet is missing")
         return None
     try:
         schema = pq.read_schema(table).remove_metadata()

@@ -13,8 +13,8 @@ from analyses.statistics.clusters import ClusteredMean
 @dataclass(frozen=True)
 class Equivalence:
     """Two one-sided tests of |mean| < margin; `p` is the larger of the two, `passes` compares p with alpha
-    before any correction. The interval has confidence 1 - 2 alpha: it lies within the margin exactly where
-    p < alpha."""
+    before any correction. The interval has confidence 1 - 2 alpha: it lies within a margin that is known
+    exactly where p < alpha."""
 
     margin: float
     alpha: float
@@ -39,6 +39,30 @@ def tost(mean: ClusteredMean, margin: float, alpha: float = 0.05) -> Equivalence
     p = max(above, below)
     half = float(stats.t.ppf(1 - alpha, mean.df)) * mean.se
     return Equivalence(margin, alpha, p, mean.mean - half, mean.mean + half, p < alpha, "")
+
+
+def tost_of_share(
+    difference: ClusteredMean, below: ClusteredMean, above: ClusteredMean, margin: float, alpha: float = 0.05
+) -> Equivalence:
+    """Two one-sided tests that a mean difference is smaller than a share of an effect that is estimated too.
+
+    below, above: the means, over the same trials, of the difference less this share of the effect and plus
+    it, the effect counted as positive. That the first is below 0 and the second above is what is to be shown;
+    so the margin's own uncertainty, and how it goes with that of the difference, is in the standard errors.
+    margin: the share as estimated. Raises ValueError for a margin that is not positive. Source: the synthesis
+    method of non-inferiority trials, Snapinn and Jiang (2008), "Preservation of effect and the regulatory
+    approval of new treatments on the basis of non-inferiority trials".
+    """
+    known = tost(difference, margin, alpha)
+    if known.p is None:
+        return known
+    lower, upper = known.ci_low, known.ci_high
+    ps = []
+    for test, sign in ((below, 1.0), (above, -1.0)):
+        if test.mean is None or test.se is None or test.df is None:
+            return Equivalence(margin, alpha, None, lower, upper, None, test.note)
+        ps.append(float(stats.t.cdf(sign * test.mean / test.se, test.df)))
+    return Equivalence(margin, alpha, max(ps), lower, upper, max(ps) < alpha, known.note)
 
 
 def suggested_margin(effect: float | None) -> float | None:

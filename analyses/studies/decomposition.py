@@ -19,6 +19,7 @@ from analyses.wording import figure, listed
 _ROUNDING = 1e-6  # scores are whole numbers or float32
 _MOST_TOLD = 3  # contrasts that a sentence tells one by one
 _UNMOVED = "with no difference shown"
+_UNTESTED = "not tested"
 _REPETITION = "bonus"  # the part of the published score that repetition earns
 
 
@@ -86,7 +87,7 @@ class Decomposition:
         against = [self._told(each, verdict) for each, verdict in judged if verdict.up and verdict.down]
         told = []
         for kind, names in kinds.items():
-            which = "" if kind == _UNMOVED else f" ({', '.join(names)})"
+            which = "" if kind in (_UNMOVED, _UNTESTED) else f" ({', '.join(names)})"
             told.append(f"{len(names)} {kind}{which}")
         return joined([f"{len(judged)} contrasts in {self.of}: {'; '.join(told)}.", *against])
 
@@ -106,6 +107,8 @@ class Decomposition:
     def _kind(self, each: Apart, verdict: _Verdict) -> str:
         if verdict.up and verdict.down:
             return "whose parts move against each other"
+        if each.whole.p is None:
+            return _UNTESTED
         if not verdict.whole:
             return _UNMOVED
         moving = [*verdict.up, *verdict.down]
@@ -130,6 +133,8 @@ class Decomposition:
             else:
                 why = f"{self.of} {verb} although its parts move against each other ({moves})"
             return f"{figures}; {why}."
+        if each.whole.p is None:
+            return f"{figures}; {_UNTESTED}: {each.whole.note}."
         if not verdict.whole:
             return f"{figures}; no difference in {self.of} is shown."
         shares = [

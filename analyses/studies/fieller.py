@@ -6,9 +6,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
+import numpy as np
 from scipy import stats
 
 from analyses.statistics.clusters import ClusteredMean, Floats
+from analyses.statistics.samples import scaled
 from analyses.wording import together
 
 
@@ -40,12 +42,13 @@ def ratio(of: Clustered, numerator: Floats, denominator: Floats, confidence: flo
 
     Source: Fieller (1954), "Some problems in interval estimation".
     """
-    over, under, gap = (of.test(x, confidence) for x in (numerator, denominator, numerator - denominator))
+    (above, below), unit = scaled(np.stack([numerator, denominator]))
+    over, under, gap = (of.test(x, confidence) for x in (above, below, above - below))
     assert over.mean is not None and under.mean is not None
     if under.se is None or under.df is None or under.ci_low is None or under.ci_high is None:
         return Ratio(None, None, None, f"what it would be a share of has no interval: {under.note}")
     if under.ci_low <= 0 <= under.ci_high:
-        told, low, high = together(under.mean, under.ci_low, under.ci_high)
+        told, low, high = together(*(value * unit for value in (under.mean, under.ci_low, under.ci_high)))
         return Ratio(None, None, None, f"what it would be a share of, {told}, may be 0 ({low} to {high})")
     value = over.mean / under.mean
     b, v_bb = under.mean, under.se**2

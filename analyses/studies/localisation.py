@@ -42,9 +42,10 @@ class Layer:
 @dataclass(frozen=True)
 class Localisation:
     """The layer of the best cell of a grid. tied: other layers with a cell of the same mean. low, high: the
-    middle 95% of the layers that are best in resampled tables, of equal ones any. depth: layer / `of_layers`. at_best: the readout there, on the trials that chose it;
-    held_out: on one half of the targets, at the layer that is best on the other half, both ways. published:
-    what stands in the file of published figures for this model, and for the others."""
+    middle 95% of the layers that are best in resampled tables, of equal ones any. depth: layer /
+    `of_layers`. at_best: the readout there, on the trials that chose it; held_out: on one half of the
+    targets, at the layer that is best on the other half, both ways. published: what stands in the file of
+    published figures for this model, and for the others."""
 
     grid: str
     against: str | None
@@ -89,8 +90,8 @@ class Localisation:
             tied = f" (layer {listed(list(map(str, self.tied)))} {has} the same mean)"
         told = (
             f"{self.readout} of {self.grid}{less} is {self.direction} at layer {self.layer} of "
-            f"{self.of_layers}{tied}, depth {percent(self.depth)} (95% of {count(self.draws)} resampled tables: "
-            f"{span}; layer {self.layer} in {percent(best.chosen)}{also}). There it is "
+            f"{self.of_layers}{tied}, depth {percent(self.depth)} (95% of {count(self.draws)} resampled "
+            f"tables: {span}; layer {self.layer} in {percent(best.chosen)}{also}). There it is "
             f"{interval(self.at_best)} on the trials that chose it"
         )
         if self.held_out is not None:

@@ -11,6 +11,7 @@ import pandas as pd
 from scipy import stats
 
 from analyses.statistics.clusters import Floats
+from analyses.statistics.samples import scaled
 from analyses.studies.aligned import Source, align
 from analyses.studies.folds import Codes
 from analyses.studies.naming import alone, expanded
@@ -167,6 +168,8 @@ def _components(source: Source, name: str, against: str | None, readout: str) ->
     n, repeats = y.shape
     if n < _FEWEST:
         raise NoStudy(f"{plural(n, 'item')} with a value in every repeat: fewer than {_FEWEST}")
+    if scaled(y)[1] != 1:
+        raise NoStudy("values beyond 1e100, whose squares are no numbers")
     first = frame.drop_duplicates("item").set_index("item").loc[whole.index]
     labels = {key: first[key] for key in ("donor", "target") if first[key].notna().any()}
     codes = {key: pd.factorize(given, use_na_sentinel=False)[0] for key, given in labels.items()}

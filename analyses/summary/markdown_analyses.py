@@ -19,6 +19,7 @@ def analyses_section(analyses: Sequence[Mapping[str, Any]], mark: str) -> list[s
             lines += [f"Note: {each['note']}.", ""]
     about = (
         "Analyses are outside of the declared family of contrasts, hence exploratory. Interactions and "
-        "specificity in the primary readout are corrected together, by Holm; other tests within each analysis."
+        "specificity in the primary readout are corrected together, by Holm; other tests within their "
+        "analysis."
     )
     return [*lines, about]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -92,18 +93,34 @@ def remarks(contrast: Mapping[str, Any]) -> list[str]:
 def on_the_family(summary: Mapping[str, Any], contrasts: Sequence[Mapping[str, Any]]) -> list[str]:
     """Sentences on the contrasts together: how many cross-checks agree, the suggested margin, and the power
     that was known before the run."""
-    checked = [each for each in contrasts if each.get("cross_checks")]
+    checked = cross_checked(contrasts)
     agree = [each for each in checked if not any(c["agrees"] is False for c in each["cross_checks"])]
     found = []
     if checked:
-        names = dict.fromkeys(check["name"] for each in checked for check in each["cross_checks"])
+        made = [[c["name"] for c in each["cross_checks"] if c["agrees"] is not None] for each in checked]
+        often = Counter(name for names in made for name in names)
+        told = [
+            name if number == len(checked) else f"{name} (in {count(number)})"
+            for name, number in often.items()
+        ]
         whole = plural(len(checked), "contrast")
-        found.append(f"Cross-checks ({listed(list(names))}) all agree in {count(len(agree))} of {whole}.")
+        found.append(
+            f"Cross-checks that could be made ({listed(told)}) all agree in {count(len(agree))} of {whole}."
+        )
     if summary.get("margin"):
         found.append(summary["margin"]["sentence"])
     if summary.get("power"):
         found += [summary["power"]["sentence"], *summary["power"]["warnings"]]
     return found
+
+
+def cross_checked(contrasts: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The contrasts of which at least one cross-check could be made."""
+    return [
+        each
+        for each in contrasts
+        if any(check["agrees"] is not None for check in each.get("cross_checks") or ())
+    ]
 
 
 def _adjusted(contrasts: Sequence[Mapping[str, Any]], mark: str) -> list[str]:

@@ -21,6 +21,13 @@ from analyses.findings.tables import (
     span_told,
     stage_head,
 )
+from analyses.summary.brief import (
+    MOST_CONTRASTS,
+    contrasts_in_brief,
+    cross_checks_in_brief,
+    gates_in_brief,
+    study_in_brief,
+)
 from analyses.summary.folding import (
     MOST_CELLS,
     MOST_OF_A_STAGE,
@@ -30,7 +37,7 @@ from analyses.summary.folding import (
     without_cells,
 )
 from analyses.summary.markdown import means, others, percent, repeat_cell, span
-from analyses.summary.markdown_contrasts import on_the_family, remarks, with_note
+from analyses.summary.markdown_contrasts import on_the_family, with_note
 from analyses.wording import bare_p, count, figure, in_column, plural, small, together
 
 WIDTH = 110
@@ -50,9 +57,10 @@ _STYLES = {"fail": "bold red", "warn": "yellow", "expected": "dim", "pass": "gre
 
 def print_summary(console: Console, summary: Mapping[str, Any]) -> None:
     """Print findings, choices, conditions, contrasts, checks, analyses and gates of a summary; no line is
-    wider than 110 columns or the terminal. What is left to `summary.md`: the sentences of checks that are
-    met, those of more than two expected gates, and tables of analyses. A large grid is one row, with its
-    lowest and its highest cell."""
+    wider than 110 columns or the terminal. What is left to `summary.md`: sentences of more than eight
+    contrasts, cross-checks, all but the first sentence on an analysis, sentences of checks that are met, and
+    of more than two gates that were expected or warn of one thing. A large grid is one row, with its lowest
+    and its highest cell."""
     width = min(WIDTH, console.width)
     if summary["unfinished"]:
         name = summary["experiment"].get("name", "This run")
@@ -72,8 +80,8 @@ def print_summary(console: Console, summary: Mapping[str, Any]) -> None:
     else:
         _print_measured(console, summary, width, MOST_CELLS)
     for each in summary.get("analyses") or ():
-        console.print(Text(each["sentence"]), width=width)
-    for verdict, sentence in _gates(fold_gates(summary["gates"])):
+        console.print(Text(study_in_brief(each["sentence"])), width=width)
+    for verdict, sentence in _gates(gates_in_brief(fold_gates(summary["gates"]))):
         console.print(_judged(verdict, sentence, _STYLES), width=width)
 
 
@@ -117,13 +125,7 @@ def _print_measured(console: Console, summary: Mapping[str, Any], width: int, mo
     repeats = [each for each in summary["repeats"] if (each["condition"], each["against"]) in told]
     for start in range(0, len(repeats), _SIDE_BY_SIDE):
         console.print(_repeats(repeats[start : start + _SIDE_BY_SIDE]), width=width)
-    for each in contrasts:
-        console.print(Text(with_note(each)), width=width)
-        for sentence in remarks(each):
-            console.print(Text(f"  {sentence}", style="dim"), width=width)
-        if each.get("adjusted"):
-            console.print(Text(each["adjusted"]["sentence"]), width=width)
-    for sentence in (*of_grids, *on_the_family({**summary, "power": None}, contrasts)):
+    for sentence in _on_contrasts(summary, contrasts, of_grids):
         console.print(Text(sentence), width=width)
     if summary.get("exploratory"):
         number = plural(len(summary["exploratory"]), "exploratory comparison")
@@ -135,6 +137,23 @@ def _print_measured(console: Console, summary: Mapping[str, Any], width: int, mo
     for each in summary["checks"]:
         if each["verdict"] != "met":
             console.print(_judged(each["verdict"], each["sentence"], _VERDICTS), width=width)
+
+
+def _on_contrasts(
+    summary: Mapping[str, Any], contrasts: Sequence[Mapping[str, Any]], of_grids: Sequence[str]
+) -> list[str]:
+    """A sentence for each contrast, or one for all where there are many; then those on all of them."""
+    if len(contrasts) > MOST_CONTRASTS:
+        told = [contrasts_in_brief(contrasts, summary["primary"])]
+    else:
+        told = [with_note(each) for each in contrasts]
+        told += [each["sensitivity"]["sentence"] for each in contrasts if each.get("sensitivity")]
+        told += [each["adjusted"]["sentence"] for each in contrasts if each.get("adjusted")]
+    on_all = on_the_family({**summary, "power": None}, contrasts)
+    apart = cross_checks_in_brief(contrasts)
+    if apart is not None:  # behind the sentence that counts those that agree
+        on_all[0] = f"{on_all[0]} {apart}"
+    return [*told, *of_grids, *on_all]
 
 
 def _judged(verdict: str, sentence: str, styles: Mapping[str, str]) -> Text:

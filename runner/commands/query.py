@@ -17,7 +17,8 @@ FORMAT = formats("table", "csv", "json")
 ROWS: Key[int] = Key("rows", whole(1), 40, "N", "rows of a table that are shown (40)")
 PARQUET: Key[Path | None] = Key("parquet", folder, None, "FILE", "write the answer to a new Parquet file")
 _EXAMPLES = (
-    "SELECT run, condition, count(*) AS n, avg(score) AS mean FROM trials WHERE status = 'ok' GROUP BY ALL",
+    "SELECT run, condition, count(*) AS n, avg(score) AS mean FROM trials_all WHERE status = 'ok' "
+    "GROUP BY ALL",
     "SELECT run, condition, write, sum(asked) AS asked, sum(written) AS written FROM receipts GROUP BY ALL",
     "SELECT run, status, model, headline, config->>'$.sampling.seed' AS seed FROM runs ORDER BY started",
 )

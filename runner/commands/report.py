@@ -16,7 +16,7 @@ COMMAND = Command(
     about=(
         "Writes report.html and the figures of a run anew, from its folder alone: no model is loaded. Of a\n"
         "run that goes on they show what there is so far. Trials, manifest and summary stay as they are; a\n"
-        "summary that a finished run lacks is written."
+        "summary that a finished run lacks, or that is broken, is written."
     ),
     takes="RUN",
     least=1,
@@ -32,7 +32,7 @@ def run(words: Sequence[str], console: Console) -> int:
     TableError."""
     from analyses.figures import draw
     from analyses.report.report import write_report
-    from analyses.runs.notebook import load
+    from analyses.runs.notebook import is_summary, load
     from analyses.summary.summary import write_summary
     from analyses.tables.run import TableError
 
@@ -40,7 +40,7 @@ def run(words: Sequence[str], console: Console) -> int:
     found = load(find_run(given.free[0], given[OUTPUT_ROOT]))
     if found.note:
         console.print(Text(found.note, style="yellow"))
-    lacking = found.manifest.get("status") in _ENDED and not (found.folder / "summary.json").is_file()
+    lacking = found.manifest.get("status") in _ENDED and not is_summary(found.folder / "summary.json")
     try:
         if lacking:
             write_summary(found)

@@ -20,8 +20,8 @@ _UNITS = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
 @dataclass(frozen=True)
 class Key(Generic[T_co]):
-    """One `KEY=VALUE` of a command. read: the value of a word, or ValueError with what was expected; shown:
-    how the help writes its value; says: what it does."""
+    """One `KEY=VALUE` of a command. read: the value of a word, or ValueError with what was expected and,
+    if there is one, the nearest; shown: how the help writes its value; says: what it does."""
 
     name: str
     read: Callable[[str], T_co]
@@ -104,7 +104,8 @@ def read(command: Command, words: Sequence[str]) -> Given:
             try:
                 values[name] = known[name].read(value)
             except ValueError as error:
-                wrong(name, f"{error}, got '{value}'")
+                expected, *hint = error.args
+                wrong(name, f"{expected}, got '{value}'{''.join(hint)}")
     if len(free) < command.least or (command.most is not None and len(free) > command.most):
         got = " ".join(free) if free else "nothing"
         wrong(command.name, f"expected {command.takes or 'no words but KEY=VALUE'}, got {got}")
@@ -157,7 +158,7 @@ def one_of(*known: str) -> Callable[[str], str]:
 
     def reader(word: str) -> str:
         if word not in known:
-            raise ValueError(f"expected one of {listed(known)}{suggestion(word, known)}")
+            raise ValueError(f"expected one of {listed(known)}", suggestion(word, known))
         return word
 
     return reader

@@ -32,6 +32,11 @@ ROOT_FILE = "config"
 # Where keys may be added.
 FREE = ("conditions.", "stages.", "readout.", "prompts.roles.", "prompts.templates.", "model.landmarks.")
 _ALWAYS = ("model", "backend", "prompts", "launch")  # groups that the root file has chosen already
+# Groups of Hydra's own that nothing here uses: to read them would take a quarter of the time of composing.
+_UNUSED = tuple(
+    f"~hydra/{group}"
+    for group in ("help", "hydra_help", "job_logging", "hydra_logging", "launcher", "sweeper", "output")
+)
 
 
 @dataclass(frozen=True)
@@ -248,7 +253,7 @@ def _misused(parsed: Sequence[Override], folders: Sequence[Path]) -> list[Proble
 
 def _search(folders: Sequence[Path]) -> list[str]:
     paths = ", ".join("'file://" + str(folder).replace("'", "\\'") + "'" for folder in folders[:-1])
-    return [f"hydra.searchpath=[{paths}]"] if paths else []
+    return [*_UNUSED, f"hydra.searchpath=[{paths}]"] if paths else list(_UNUSED)
 
 
 def _load(lines: list[str], folders: Sequence[Path]) -> DictConfig:

@@ -25,6 +25,11 @@ def find_run(word: str, output_root: Path = Path("outputs")) -> Path:
         if (output_root / word).is_dir():
             raise TableError(f"{output_root / word} has no manifest: it was stopped before it had one")
         raise TableError(f"no run '{word}': {parent} holds {_some([path.name for path in known])}")
+    if (known := versions(parent)) and parent != output_root:
+        raise TableError(
+            f"no run '{word}': expected {Path(word).parent}/VERSION; {parent} holds "
+            f"{_some([path.name for path in known])}"
+        )
     names = list(dict.fromkeys(folder.parent.name for folder in run_folders(output_root)))
     holds = f"{output_root} holds {_some(names)}" if names else f"{output_root} holds no runs"
     raise TableError(

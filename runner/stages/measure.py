@@ -8,6 +8,7 @@ import pyarrow as pa
 
 from analyses.runs.folders import versions
 from analyses.tables.join import join
+from analyses.wording import plural
 from runner.execute import Executor
 from runner.factors import factors
 from runner.plan_gates import plan_gates
@@ -59,9 +60,8 @@ def announce(run: StagedRun, name: str, prepared: Prepared, extra: dict[str, Any
     )
     kept = "" if prepared.kept is None else f" (of {prepared.kept})"
     run.speaker.say(
-        f"{len(prepared.plan.trials):,} trials: {len(design.conditions)} conditions, "
-        f"{pairing.items} items{kept}{distinct}, "
-        f"{design.repeats} repeat{'s' if design.repeats > 1 else ''}; "
+        f"{plural(len(prepared.plan.trials), 'trial')}: {plural(len(design.conditions), 'condition')}, "
+        f"{plural(pairing.items, 'item')}{kept}{distinct}, {plural(design.repeats, 'repeat')}; "
         f"{design.model.name} on {design.backend.name}"
     )
     for note in design.layer_notes:

@@ -49,9 +49,10 @@ def score(
         chosen = [i for i in plans if i not in reasons and plans[i].row.recompute is recompute]
         if chosen:
             batch = [plans[i] for i in chosen]
+            length = max(len(plan.row.ids) for plan in batch)
             found = _measured(bench, batch, [rows[i] for i in chosen], under, start)
             for place, index in enumerate(chosen):
-                out[index] = _scored(found, place, under, batch)
+                out[index] = _scored(found, place, under, length)
     left = [index for index in range(len(rows)) if out[index].invalid is None]
     if left and len(under) < len(probes):
         with bench.unpatched():
@@ -63,14 +64,14 @@ def score(
     return out
 
 
-def _scored(found: Measurements, place: int, probes: Sequence[Probe], batch: Sequence[RowPlan]) -> Scored:
+def _scored(found: Measurements, place: int, probes: Sequence[Probe], length: int) -> Scored:
     sound = found.sound[place]
     names = [name for probe in probes for name in kinds.columns(probe)]
     return Scored(
         values={name: found.columns[name][place] for name in names} if sound else {},
         receipts=found.written[place],
         batch_rows=found.batch_rows,
-        batch_length=max(len(plan.row.ids) for plan in batch),
+        batch_length=length,
         invalid=None if sound else NOT_FINITE,
     )
 

@@ -6,12 +6,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from analyses.findings.cross_model import published
-from analyses.studies.naming import DERIVED, matched, named
+from analyses.studies.naming import DERIVED as OF_PROMPTS
+from analyses.studies.naming import matched, named
 from analyses.studies.study import NoStudy
 from analyses.tables.axes import axis_named, grid_name
 from analyses.tables.columns import LENGTHS
-from runner.config.readouts.readout import columns_of, scalar_columns
-from runner.config.spec import Spec, plain
+from runner.config.readouts.readout import DERIVED, OF_OUTPUT, columns_of, scalar_columns
+from runner.config.spec import ReadoutSpec, Spec, plain
 from runner.config.stages.analysis_spec import (
     AnalysisSpec,
     DecompositionSpec,
@@ -31,6 +32,8 @@ from runner.config.stages.finding_checks import (
     spec_of,
 )
 from runner.config.stages.stand_ins import Given, grid_names
+
+N_NEW = "n_new"
 
 
 def analysis_faults(analyses: Mapping[str, AnalysisSpec], stages: Sequence[Given]) -> Iterator[Fault]:
@@ -133,16 +136,16 @@ def _predictors(analysis: PredictorsSpec, spec: Spec) -> Iterator[Fault]:
         yield ("high",), f"expected more than low ({analysis.low:g}), got {analysis.high:g}"
     columns = [*LENGTHS, *scalar_columns(spec)]
     readout = analysis.readout or spec.contrasts.primary
-    same = _same_kind(readout, spec)
+    same = _same_measured(readout, spec)
     for index, word in enumerate(analysis.features):
         found = named(word, spec.conditions)
         condition, column = found if found is not None else (analysis.condition, word)
-        known = columns if found is not None else [*columns, *DERIVED]
+        known = columns if found is not None else [*columns, *OF_PROMPTS]
         if column not in known:
             offered = [*known, "CONDITION.COLUMN"] if found is None else known
             yield ("features", index), expected("a feature", offered, column)
         elif condition == analysis.condition and column in same:
-            message = f"{column} of {condition} is what is to be told, or a part of it"
+            message = f"{column} of {condition} is what is to be told, or measured on the same"
             yield ("features", index), f"{message}; expected what is known apart from it"
 
 
@@ -213,12 +216,26 @@ def _columns(key: Key, names: Sequence[str], spec: Spec) -> Iterator[Fault]:
         yield from readout_faults((*key, index), name, spec, scalar=True)
 
 
-def _same_kind(column: str, spec: Spec) -> tuple[str, ...]:
-    """The columns of the readout that gives a column, which are computed from one text with it."""
+def _same_measured(column: str, spec: Spec) -> set[str]:
+    """The columns that are measured on the same as a column: of readouts of its kind, or of any kind that is
+    measured on the generated text, its length included; and what is derived from one of these."""
     _, _, names = spec.stage
-    for name in names:
-        if name in spec.readout and column in columns_of(name, spec.readout[name]):
-            kinds = [spec.readout[name].kind]
-            alike = [each for each in names if each in spec.readout and spec.readout[each].kind in kinds]
-            return tuple(c for each in alike for c in columns_of(each, spec.readout[each]))
-    return (column,)
+    bodies = {name: spec.readout[name] for name in names if name in spec.readout}
+    columns = {name: set(columns_of(name, body)) for name, body in bodies.items()}
+    derived = {name: _read(body) for name, body in bodies.items() if body.kind in DERIVED}
+    found = {column}
+    for _ in derived:  # one may be derived from another
+        found = found.union(*(read for name, read in derived.items() if columns[name] & found))
+    kinds = {str(body.kind) for name, body in bodies.items() if columns[name] & found} - set(DERIVED)
+    if kinds & set(OF_OUTPUT):
+        kinds |= set(OF_OUTPUT)
+        found.add(N_NEW)
+    found = found.union(*(columns[name] for name, body in bodies.items() if body.kind in kinds))
+    for _ in derived:
+        found = found.union(*(columns[name] for name, read in derived.items() if read & found))
+    return found
+
+
+def _read(body: ReadoutSpec) -> set[str]:
+    """The columns that a derived readout is computed from."""
+    return {word.partition("[")[0] for word in (body.of, body.minus) if word is not None}
