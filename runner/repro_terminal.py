@@ -11,7 +11,8 @@ from rich.text import Text
 
 from analyses.runs.compare_terminal import value_in_words
 from analyses.wording import count, figure, listed, plural, small
-from runner.repro import FULL, Repeated, Reproduction
+from runner.repeated import Repeated
+from runner.repro import FULL, Reproduction
 
 _MOST = 10  # trials and differences that are listed
 

@@ -200,6 +200,19 @@ def test_light_dark_narrow_and_on_paper(show, written: Path) -> None:
     assert light.locator("#verdict").is_visible()
 
 
+def test_the_list_of_conditions_stays_on_a_narrow_screen(show, written: Path) -> None:
+    page = show(written)
+    page.set_viewport_size(NARROW)
+    # As in a run with stages and with long names: another filter before it, and a wide list.
+    stage, name = "document.querySelector('select[name=stage]')", "document.querySelector('.boxes .name')"
+    page.evaluate(f"{stage}.style.width = '9rem'; {stage}.closest('label').hidden = false")
+    page.evaluate("document.querySelector('label.grow').style.flexBasis = '100%'")
+    page.evaluate(f"{name}.textContent = 'a_long_name_of_a_condition'.repeat(3)")
+    page.locator("#conditions-picker summary").click()
+    box = page.locator(".picked").bounding_box()
+    assert box["x"] >= 0 and box["x"] + box["width"] <= NARROW["width"]
+
+
 def test_the_manifest_is_searched(show, written: Path) -> None:
     page = show(written)
     found = page.locator("#manifest-groups [data-entry]:visible")

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 
 import runner
-from runner.repro import NEAR
+from runner.repeated import NEAR
 from tests.conftest import Said
 from tests.ran import Ran, folder_of, runs
 from tests.staging import staged

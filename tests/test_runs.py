@@ -236,7 +236,10 @@ def test_patterns_and_orders(tmp_path: Path, cli: Callable[..., Said]) -> None:
     assert [row["run"] for row in rows] == ["b_made/v0001", "b_made/v0002"]
     assert "it holds a_other, b_made" in cli("ls", "nothing", f"output_root={tmp_path}").out
     assert (cli("ls").status, "is not there" in cli("ls").out) == (0, True)
-    assert (cli("ls", "output_root=gone").status, "gone is not there" in cli("ls", "output_root=gone").err) == (
+    assert (
+        cli("ls", "output_root=gone").status,
+        "gone is not there" in cli("ls", "output_root=gone").err,
+    ) == (
         2,
         True,
     )
@@ -646,6 +649,8 @@ def test_a_wrong_word_is_told_with_the_nearest_right_one(tmp_path: Path, cli: Ca
     assert "expected one of table, csv, json, got 'josn'; did you mean 'json'?" in told
     told = cli("report", "made/v1").err
     assert "no run 'made/v1': expected made/VERSION; outputs/made holds v0001" in told
+    (tmp_path / "outputs" / "made" / "sweeps" / "s0001").mkdir(parents=True)
+    assert "'made/sweeps/s0001' is a sweep, not a run" in cli("report", "made/sweeps/s0001").err
     assert "expected a SELECT, got nothing" in cli("query", "").err
     told = cli("query", "SELECT 1 AS one", "parquet=nowhere/one.parquet").err
     assert "nowhere/one.parquet cannot be written (No such file or directory)" in told

@@ -14,7 +14,7 @@ from analyses.comparisons.contrast import ALPHA, HOLM, POWER, Contrast, Margin, 
 from analyses.comparisons.correlations import correlations
 from analyses.comparisons.covariates import adjust, adjusted_sentence, covariate_gaps
 from analyses.comparisons.cross_checks import CrossCheck, cross_check_sentence, cross_checks
-from analyses.comparisons.margins import margin_of, within_suggested
+from analyses.comparisons.margins import SuggestedMargin, margin_of, within_suggested
 from analyses.comparisons.sensitivity import Sensitivity, any_missing, sensitivity
 from analyses.comparisons.sentences import contrast_sentence
 from analyses.statistics.clusters import ClusteredMean
@@ -47,13 +47,13 @@ class _Family:
 
 
 def contrasts(
-    trials: pd.DataFrame | Lookup, manifest: Mapping[str, Any], *, suggested: float | None = None
+    trials: pd.DataFrame | Lookup, manifest: Mapping[str, Any], *, control: SuggestedMargin | None = None
 ) -> list[Contrast]:
     """Every declared comparison: each condition against the baseline, `extra`, and `same` with its margin.
 
     The declared correction (Holm unless another is named) runs over all of them together; a comparison that
-    could not be tested still counts in the family. suggested: the margin of the pairs of `same` that state
-    none; where not given, that of the positive control. Of more than 50 comparisons, those with the smallest
+    could not be tested still counts in the family. control: what suggests a margin for the pairs of `same`
+    that state none, where it is at hand. Of more than 50 comparisons, those with the smallest
     p are cross-checked. Raises ValueError for a correction that is not known.
     """
     table = Lookup.of(trials)
@@ -61,12 +61,11 @@ def contrasts(
     primary, correction = options.get("primary", "score"), options.get("correction", HOLM)
     if correction not in _BY:
         raise ValueError(f"contrasts.correction: expected one of {', '.join(_BY)}, got {correction!r}")
-    if suggested is None:
+    if control is None:
         control = margin_of(table, manifest)
-        suggested = None if control is None else control.suggested
     declared = declared_pairs(manifest)
     family = _Family(table, manifest, primary, correction, len(declared))
-    opened = [_open(family, each, suggested) for each in declared]
+    opened = [_open(family, each, control) for each in declared]
     p_values = [each.p for each in opened]
     corrected, by_holm = _BY[correction](p_values), holm(p_values)
     checked = _smallest(p_values, MOST_CHECKED)
@@ -86,10 +85,10 @@ def _smallest(p_values: Sequence[float | None], most: int) -> set[int]:
     return set(order[:most])
 
 
-def _open(family: _Family, declared: Declared, suggested: float | None) -> Opened:
+def _open(family: _Family, declared: Declared, control: SuggestedMargin | None) -> Opened:
     margin = Margin()
     if declared.kind == EQUIVALENCE:
-        margin = Margin(declared.stated, suggested)
+        margin = Margin(declared.stated, None if control is None else control.suggested)
     if family.table.numbers(family.primary) is None:
         note = f"the table has no column {family.primary}"
         return Opened(declared, margin, None, None, None, note)
@@ -99,8 +98,8 @@ def _open(family: _Family, declared: Declared, suggested: float | None) -> Opene
     equivalence = None
     if margin.stated is not None:
         equivalence = tost(test, margin.stated, ALPHA)
-    elif margin.suggested is not None:
-        equivalence = within_suggested(family.table, paired, family.manifest, margin.suggested, ALPHA)
+    elif control is not None and margin.suggested is not None:
+        equivalence = within_suggested(family.table, paired, control, conditions, ALPHA)
     adjusted = None
     covariates = tuple(family.manifest.get("contrasts", {}).get("covariates") or ())
     if covariates:

@@ -34,13 +34,18 @@ class SuggestedMargin:
 
 
 def within_suggested(
-    lookup: Lookup, paired: Paired, manifest: Mapping[str, Any], margin: float, alpha: float = ALPHA
+    lookup: Lookup,
+    paired: Paired,
+    suggestion: SuggestedMargin,
+    conditions: Mapping[str, Any],
+    alpha: float = ALPHA,
 ) -> Equivalence:
     """Whether a paired difference is smaller than a third of the positive control's effect, on the trials
-    that have both: the margin comes from the run as the difference does, and its uncertainty counts."""
-    options = manifest.get("contrasts", {})
-    baseline, primary = options.get("baseline", "baseline"), options.get("primary", "score")
-    control = pair(lookup, options["positive_control"], baseline, primary, manifest.get("conditions", {}))
+    that have both: the margin comes from the run as the difference does, and its uncertainty counts.
+    conditions: those of the manifest. Raises ValueError where the control suggests no margin."""
+    if suggestion.suggested is None:
+        raise ValueError(f"{suggestion.condition}: expected a control that suggests a margin")
+    control = pair(lookup, suggestion.condition, suggestion.against, suggestion.readout, conditions)
     at = control.target.index.get_indexer(paired.target.index)
     kept = at >= 0
     effect = control.difference[at[kept]] * np.sign(control.difference.mean())
@@ -53,7 +58,7 @@ def within_suggested(
         )
         for sign in (1, -1)
     )
-    return tost_of_share(paired.test(), below, above, margin, alpha)
+    return tost_of_share(paired.test(), below, above, suggestion.suggested, alpha)
 
 
 def margin_of(trials: pd.DataFrame | Lookup, manifest: Mapping[str, Any]) -> SuggestedMargin | None:

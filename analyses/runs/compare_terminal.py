@@ -169,7 +169,7 @@ def _print_differences(found: Sequence[Difference], names: tuple[str, str], cons
         return
     table = Table(box=box.SIMPLE_HEAD, title="what differs", title_justify="left")
     for name in ("", "key", *names):
-        table.add_column(name, overflow="fold")
+        table.add_column(name.replace("/", "/\n"), overflow="fold")
     for of, group in groupby(found, key=lambda each: each.of):
         entries = list(group)
         for place, each in enumerate(entries[:MOST_KEYS]):

@@ -85,7 +85,7 @@ def _of_one(run: Run) -> Summary:
     experiment = manifest.get("experiment", {})
     table = Lookup.of(trials)
     margin = margin_of(table, manifest)
-    found = contrasts(table, manifest, suggested=None if margin is None else margin.suggested)
+    found = contrasts(table, manifest, control=margin)
     explored, on_explored = exploratory(table, manifest, found, MOST_CHECKED)
     options = manifest.get("contrasts", {})
     return {

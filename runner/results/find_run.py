@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from analyses.runs.folders import VERSION, run_folders, versions
+from analyses.runs.folders import SWEEP, VERSION, run_folders, versions
 from analyses.tables.run import TableError
 from runner.config.errors import listed, suggestion
 
@@ -20,6 +20,11 @@ def find_run(word: str, output_root: Path = Path("outputs")) -> Path:
             return found[-1]
     if not output_root.is_dir():
         raise TableError(f"no run '{word}': {output_root} is not there; another is given as output_root=DIR")
+    if (output_root / word).is_dir() and SWEEP.fullmatch(Path(word).name):
+        raise TableError(
+            f"'{word}' is a sweep, not a run: its page is {output_root / word / 'report.html'}, its runs are "
+            f"in `ls {Path(word).parts[0]}`"
+        )
     parent = output_root / Path(word).parent
     if VERSION.fullmatch(Path(word).name) and (known := versions(parent)):
         if (output_root / word).is_dir():
