@@ -89,7 +89,7 @@ def cross_check_sentence(checks: Sequence[CrossCheck], p: float, margin: float |
     said = listed([_would_have_said(each, p, margin) for each in differing])
     what = "for the equivalence " if margin is not None else ""
     told = f"Cross-checks do not all agree, {what}uncorrected: clustered {p_value(p)}, but {said}"
-    agree = [f"the same as the clustered test says {agreeing}"] if agreeing else []
+    agree = [f"in agreement with the clustered test: {agreeing}"] if agreeing else []
     return "; ".join([told, *agree, *left]) + "."
 
 

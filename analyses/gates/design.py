@@ -189,7 +189,7 @@ def _reused_items(lookup: Lookup, manifest: Mapping[str, Any]) -> list[Gate]:
         return []
     sentence = (
         f"{plural(n, 'item')} use {plural(donors, 'donor')} and {plural(targets, 'target')}, "
-        f"{count(pairs)} distinct pairs: they are not independent{_effective(lookup, manifest)}. "
+        f"{count(pairs)} distinct pairs: they share prompts{_effective(lookup, manifest)}. "
         "Intervals are clustered by the donors read and by target."
     )
     return [Gate(EVERY, "reused_items", "warn", sentence)]
