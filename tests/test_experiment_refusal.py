@@ -110,6 +110,7 @@ def test_one_language_refuses_for_all(ran: Ran) -> None:
     assert (texts(result, "neutral")["ablated"] == texts(result, "neutral")["baseline"]).all()
 
 
+@pytest.mark.slow
 def test_a_model_that_has_not_read_requests_has_nothing_to_steer(ran: Ran) -> None:
     root = folder_of(ran("refusal_scaling")).parents[1]
     midway, whole = (RunResult(status.DONE, root / version) for version in ("v0001", "v0002"))
@@ -138,6 +139,7 @@ def test_the_sycophancy_direction_makes_it_agree_with_false_claims_too(ran: Ran)
     assert (wide["plain"] - wide["plain_subtracted"]).mean() > 0.2
 
 
+@pytest.mark.slow
 def test_the_confidence_direction_changes_how_it_answers_and_not_what(ran: Ran) -> None:
     result = ran("confidence")
     certain, right = (means(result, "test", readout) for readout in ("certain", "answered"))
@@ -152,6 +154,7 @@ def test_the_confidence_direction_changes_how_it_answers_and_not_what(ran: Ran) 
 # --- steering
 
 
+@pytest.mark.slow
 def test_steering_is_of_the_direction_and_breaking_of_the_size(ran: Ran) -> None:
     result = ran("steering_sweep", "limit=6")
     refused, repeats = (means(result, "sweep", readout) for readout in ("refuses", "degenerate"))

@@ -162,6 +162,7 @@ def test_the_last_token_reads_the_first_hop_early_and_the_second_relation_later(
 # --- back-patching and its nulls, on the checkpoint on the way
 
 
+@pytest.mark.slow
 def test_any_cell_of_back_patching_repairs_more_than_another_questions_state_and_less_than_noise(
     ran: Ran,
 ) -> None:
@@ -177,12 +178,14 @@ def test_any_cell_of_back_patching_repairs_more_than_another_questions_state_and
     assert finding(result, "any_noise")["low"] > 0
 
 
+@pytest.mark.slow
 def test_at_the_last_token_of_the_first_hop_back_patching_repairs_no_more_than_its_null(ran: Ran) -> None:
     found = trials(ran("back_patching", "limit=100"), "repair")
     own, null = repaired(found, "t1"), repaired(found, "t1_null")
     assert own.mean() < 0.1 and abs(own.mean() - null.mean()) < 0.05
 
 
+@pytest.mark.slow
 def test_the_fixed_cell_is_chosen_on_other_items_and_stands_beside_the_rate_over_any(ran: Ran) -> None:
     result = ran("back_patching", "limit=100")
     (cell,) = choice(result, "cell")["chosen"]
@@ -206,6 +209,7 @@ def test_the_state_of_a_one_hop_question_is_as_good_as_its_own_where_the_bridge_
 # --- over models
 
 
+@pytest.mark.slow
 def test_the_scaling_study_runs_the_lens_in_each_model_and_compares_them(tmp_path: Path) -> None:
     words = ["+experiment=two_hop_scaling", "limit=24", "quiet=true", "report=false", "backend.threads=1"]
     result = runner.run([*words, f"output_root={tmp_path}"])

@@ -693,7 +693,9 @@ for words in (["ls"], ["query", "SELECT count(*) FROM receipts"], ["prune"]):
     assert dispatch([*words, f"output_root={{root}}"]) == 0
 assert "torch" not in sys.modules, "torch was imported"
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)}
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     assert done.returncode == 0, done.stderr
 
 
