@@ -203,6 +203,7 @@ def test_signs_are_words_too(whole, summary) -> None:
     assert all(word in told for word in ("1 fails", "1 warning", "1 expected", "1 passes"))
     assert "1 gate fails" in outline.header
     assert outline.sections["verdict"].count("kv_only fails a gate: inert.") == 1
+    assert outline.sections["verdict"].count("Inert: It is expected.") == 1
 
 
 def test_a_write_that_never_fired_is_marked_in_the_receipts(whole, summary) -> None:

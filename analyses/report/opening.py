@@ -120,11 +120,27 @@ def verdict_section(summary: Mapping[str, Any]) -> Section:
 def contrast_sentences(summary: Mapping[str, Any]) -> list[Sentence]:
     """The sentences of a summary's contrasts; a large grid has one for all of its cells."""
     single, of_grids = fold_contrasts(summary)
-    failing: dict[str, list[str]] = {}
-    for gate in summary["gates"]:
+    warned = _warnings(summary["gates"])
+    return [*(_contrast(each, warned) for each in single), *(Sentence(sentence) for sentence in of_grids)]
+
+
+def _warnings(gates: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """What a reader of a comparison must know of each condition: the gates that it fails, and writes that
+    never acted although that was expected."""
+    failing: dict[str, set[str]] = {}
+    inert: dict[str, list[str]] = {}
+    for gate in gates:
+        condition = str(gate["condition"])
         if gate["verdict"] == "fail":
-            failing.setdefault(str(gate["condition"]), []).append(str(gate["gate"]))
-    return [*(_contrast(each, failing) for each in single), *(Sentence(sentence) for sentence in of_grids)]
+            failing.setdefault(condition, set()).add(str(gate["gate"]))
+        elif gate["gate"] == "inert" and gate["verdict"] == "expected":
+            inert.setdefault(condition, []).append(str(gate["sentence"]).partition(". ")[0])
+    told = {name: f"\u2715 {name} fails a gate: {listed(sorted(found))}." for name, found in failing.items()}
+    for name, inactive in inert.items():
+        told[name] = " ".join(
+            [*([told[name]] if name in told else []), *(f"Inert: {each}." for each in inactive)]
+        )
+    return told
 
 
 def apart(sentence: str) -> tuple[str, str]:
@@ -138,13 +154,12 @@ def apart(sentence: str) -> tuple[str, str]:
     return f"{claim.rstrip('.:')}.", f"{basis[:1].upper()}{basis[1:]}"
 
 
-def _contrast(each: Mapping[str, Any], failing: Mapping[str, Sequence[str]]) -> Sentence:
-    """failing: the gates that fail, by condition: a comparison with such a condition says so."""
+def _contrast(each: Mapping[str, Any], warned: Mapping[str, str]) -> Sentence:
+    """warned: by condition, what a comparison with it has to say."""
     claim, basis = apart(with_note(each))
     for side in (each["condition"], each["against"]):
-        if side in failing:
-            gates = listed(sorted(set(failing[side])))
-            basis = f"\u2715 {side} fails a gate: {gates}. {basis}".strip()
+        if side in warned:
+            basis = f"{warned[side]} {basis}".strip()
     p = each["p_corrected"] if each.get("p_corrected") is not None else each["p_holm"]
     if p is None:
         return Sentence(claim, basis)
