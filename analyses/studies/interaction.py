@@ -164,9 +164,11 @@ def _row_sentence(row: Cell, readout: str, p: float | None, family: int) -> str:
         return f"{at}{effects}; their difference is not tested: {found.note or 'no test could be made'}."
     figures = f"{interval(found)}, {after_holm(p, family)}; {sizes(found)}"
     if p >= ALPHA:
+        excludes = found.high is not None and (found.low > 0 or found.high < 0)
+        apart = " The interval leaves 0 out, but it is not corrected for the other tests." if excludes else ""
         return (
-            f"{at}No interaction shown: {effects}; the difference is {figures}. This does not show that "
-            "the two add up."
+            f"{at}No interaction shown: {effects}; the difference is {figures}.{apart} This does not show "
+            "that the two add up."
         )
     way = "above" if found.value > 0 else "below"
     return (
