@@ -12,8 +12,6 @@ from typing import IO, Any
 from rich.console import Console
 from rich.text import Text
 
-from analyses.summary.terminal import print_summary
-
 LOG_WIDTH = 110
 
 
@@ -42,5 +40,8 @@ class Speaker:
 
     def show(self, summary: Mapping[str, Any]) -> None:
         """The summary as tables and sentences."""
+        # Here, since every command line builds on this module, and most need no pandas.
+        from analyses.summary.terminal import print_summary
+
         print_summary(self.console, summary)
         print_summary(Console(file=self._log, width=LOG_WIDTH), summary)

@@ -170,6 +170,15 @@ def test_no_model_library_is_loaded_to_tell(tmp_path: Path) -> None:
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[1])
 
 
+def test_nothing_that_computes_is_loaded_for_help_or_a_mistake() -> None:
+    code = (
+        "import sys\nfrom runner.__main__ import main\n"
+        "assert main(['--help']) == 0 and main(['+experiment=n300_kv_onlyy']) == 2\n"
+        "assert not {'torch', 'pandas', 'scipy', 'matplotlib', 'duckdb'} & set(sys.modules)\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[1])
+
+
 def test_a_vector_of_another_width_than_the_vocabulary_is_refused_where_that_is_known(tmp_path: Path) -> None:
     folder = plain_model(tmp_path, "llama")
     np.save(tmp_path / "v.npy", vector(0, 64))

@@ -16,7 +16,6 @@ from analyses.tables.columns import RECEIPTS, STRUCTURE
 from analyses.tables.join import OUTCOME_TYPES, PLAN_SCHEMA, RECEIPT_COLUMNS, TAIL_TYPES
 from analyses.tables.run import TableError, load_run
 
-RUN_COLUMNS = ("run", "version")  # that every row has before those of its own table
 _DONE = "done"
 _UNFINISHED = ("running", "interrupted")
 _KNOWN: Mapping[str, pa.DataType] = {

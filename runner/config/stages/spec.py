@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Field, PositiveInt
 
 from backends.writes import Site
-from runner.config.spec import LayersWord, Name, Names, Prompt, Strict
+from runner.config.spec import LayersWord, Names, Prompt, Strict
 
 Bound = float | str  # a number, or a depth such as 80% where layers are compared
 
@@ -152,15 +152,3 @@ class FigureSpec(Strict):
     against: str | None = None
     by: str | None = None
     title: str = ""
-
-
-class Outline(Strict):
-    """What an experiment says beside its stages' own keys. sweep: override -> values; the experiment is run
-    once for each combination."""
-
-    stages: dict[Name, AnyStage] = Field(default_factory=dict)
-    findings: dict[Name, FindingSpec] = Field(default_factory=dict)
-    figures: dict[Name, FigureSpec] = Field(default_factory=dict)
-    sweep: dict[str, Annotated[tuple[str | int | float | bool, ...], Field(strict=False)]] = Field(
-        default_factory=dict
-    )

@@ -24,7 +24,6 @@ _ARTEFACT = re.compile(r"(?:(?:random|orthogonal):)?artefact:([A-Za-z_][A-Za-z0-
 _FILE = re.compile(r"(?:(?:random|orthogonal):)?artefact:(.+\.safetensors)")
 ARTEFACT_COLUMNS = ("norm", "resid_norm", "separation", "consistency")
 ARTEFACT_AXES = ("layer", "position", "group")
-HEAD_AXES = ("layers", "heads")  # last parts of the axes that name a head of a model
 
 
 class Given(Protocol):
