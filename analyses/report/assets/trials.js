@@ -496,13 +496,22 @@
     else return;
     event.preventDefault();
   });
-  dialog.addEventListener("close", () => {
+  // The address changes with the dialog, not at its "close" event, which comes some time after.
+  const leave = () => {
+    if (dialog.open) dialog.close();
+    if (open === null) return;
     open = null;
     remember();
     body.focus({ preventScroll: true });
+  };
+  dialog.addEventListener("cancel", (event) => {
+    if (event.target !== dialog) return;
+    event.preventDefault();
+    leave();
   });
-  dialog.addEventListener("click", (event) => { if (event.target === dialog) dialog.close(); });
-  document.getElementById("item-close").addEventListener("click", () => dialog.close());
+  dialog.addEventListener("close", leave);
+  dialog.addEventListener("click", (event) => { if (event.target === dialog) leave(); });
+  document.getElementById("item-close").addEventListener("click", leave);
   document.getElementById("item-next").addEventListener("click", () => step(1));
   document.getElementById("item-previous").addEventListener("click", () => step(-1));
   highlight.addEventListener("change", () => { if (open !== null) fill(open, null); });
