@@ -10,8 +10,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from threading import Event
 from typing import TYPE_CHECKING, Literal, Protocol
 
+from backends.clock import Clock
 from backends.measures import Probe, Scored, ScoreRow
 from backends.rows import Decoded, Row
 from backends.writes import Site, Write
@@ -26,6 +28,10 @@ class BackendError(Exception):
 
 class OutOfMemory(Exception):
     """A batch did not fit on the device; the same rows in smaller batches may."""
+
+
+class Stopped(Exception):
+    """What a backend was running was given up, because another thread asked for it."""
 
 
 @dataclass(frozen=True)
@@ -52,14 +58,16 @@ class ModelSource:
 @dataclass(frozen=True)
 class Device:
     """How a model is run. device: auto, cpu, cuda or cuda:N. dtype: float32, bfloat16 or float16. budget in
-    bytes."""
+    bytes, None for a share of what is free. workers: how many threads run batches at the same time, threads:
+    those of each; None: what is best there."""
 
     device: str
     dtype: str
     attention: str = "sdpa"
     device_map: str | None = None
-    budget: int = 2 << 30
+    budget: int | None = None
     threads: int | None = None
+    workers: int | None = None
 
 
 Reduce = Literal["none", "last", "mean"]
@@ -123,12 +131,45 @@ class ModelInfo:
 
 @dataclass(frozen=True)
 class Footprint:
-    """Bytes that a batch needs: per cached token of a row, per decoding row, and the fixed budget to stay
-    within."""
+    """Bytes that a batch needs, as measured on the loaded model, and the budget of all batches that run at
+    the same time.
+
+    While it decodes, a row needs bytes_per_row (logits, noise, sorting) and bytes_per_token for each token
+    that its cache has room for. Until then it needs bytes_per_prompt, bytes_per_prompt_token for each token
+    of its prompt (activations, and the cache twice while the batch's own is put together) and bytes_per_pair
+    for each pair of them (masks, scores of attention). bytes_per_scored_token and
+    bytes_per_scored_pair are the same of texts whose perplexity is measured.
+    """
 
     bytes_per_token: int
     bytes_per_row: int
     budget: int
+    bytes_per_prompt: int = 0
+    bytes_per_prompt_token: int = 0
+    bytes_per_pair: int = 0
+    bytes_per_scored_token: int = 0
+    bytes_per_scored_pair: int = 0
+
+    def of_batch(self, rows: int, prompt: int, new: int) -> int:
+        """The most that a batch needs at any time, with prompts (or donors, where those are longer) of up to
+        `prompt` tokens and up to `new` tokens generated. Where rows share a prompt it is less."""
+        decoding = self.bytes_per_row + (prompt + new) * self.bytes_per_token
+        before = self.bytes_per_prompt + new * self.bytes_per_token + self.of_prompt(prompt)
+        return rows * max(decoding, before)
+
+    def of_prompt(self, tokens: int) -> int:
+        """What one more prompt of so many tokens needs, its logits aside."""
+        return tokens * self.bytes_per_prompt_token + tokens * tokens * self.bytes_per_pair
+
+    def prompt_tokens(self, longest: int) -> int:
+        """How many tokens of prompts of up to `longest` fit in the budget; at least one."""
+        each = self.bytes_per_prompt_token + longest * self.bytes_per_pair
+        return max(1, self.budget // max(1, each))
+
+    def scored_tokens(self, longest: int) -> int:
+        """How many tokens of texts of up to `longest` can be scored within the budget; at least one."""
+        each = self.bytes_per_scored_token + longest * self.bytes_per_scored_pair
+        return max(1, self.budget // max(1, each))
 
 
 class Backend(Protocol):
@@ -144,6 +185,12 @@ class Backend(Protocol):
 
     @property
     def footprint(self) -> Footprint: ...
+
+    @property
+    def clock(self) -> Clock:
+        """The seconds of the thread that uses this backend: capture, prefill, decode, write, score, and what
+        that thread adds."""
+        ...
 
     def check(self, writes: Sequence[Write]) -> None:
         """Raises BackendError, before anything runs, for a write that this model cannot take."""
@@ -189,6 +236,25 @@ class Backend(Protocol):
         """
         ...
 
-    def decode(self, rows: Sequence[Row], start: Start | None = None) -> list[Decoded]:
-        """Generate for all rows in one batch; rows may belong to different conditions."""
+    def decode(
+        self, rows: Sequence[Row], start: Start | None = None, together: int | None = None
+    ) -> list[Decoded]:
+        """Generate for all rows; rows may belong to different conditions. Results in the order of the rows.
+
+        together: at most so many run at once; the others wait and enter, in the order given, as rows finish.
+        None: all at once.
+        """
+        ...
+
+    @property
+    def workers(self) -> int:
+        """How many threads are to run batches at the same time, each on a backend `beside` this one."""
+        ...
+
+    def beside(self, stop: Event | None = None) -> Backend:
+        """Another backend on the same weights, for another thread: hooks, modules and clock of its own, the
+        captures shared. Made where nothing runs on this one, and not to be used while weights are changed.
+
+        stop: once it is set, what runs on the other one raises Stopped at its next forward.
+        """
         ...

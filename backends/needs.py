@@ -11,11 +11,12 @@ from backends.writes import Features, PromptSet, Write
 
 MeanKey = tuple[PromptSet, Positions, Features | None]  # whose activations, where in each, of features or not
 Spots = set[tuple[str, int]]
+CACHED = ("keys", "values")  # the two parts of a cache
 
 
 def needs(rows: Sequence[RowPlan]) -> dict[SourceRun, Spots]:
-    """Source runs of a batch -> (site, layer) pairs to capture; ('kv_cache', 0) stands for the whole
-    cache."""
+    """Source runs of a batch -> (site, layer) pairs to capture, ("keys", layer) and ("values", layer) among
+    them for what is read of a cache."""
     wanted: dict[SourceRun, Spots] = {}
     for plan in rows:
         for item in plan.writes:
@@ -23,7 +24,8 @@ def needs(rows: Sequence[RowPlan]) -> dict[SourceRun, Spots]:
                 continue
             spots = wanted.setdefault(item.source, set())
             if item.slots is not None:
-                spots.add(("kv_cache", 0))
+                parts = CACHED if item.write.part == "both" else (item.write.part,)
+                spots.update((part, layer) for part in parts for layer in item.write.layers)
             elif item.prefill is not None or (item.window is not None and item.write.hold != "lockstep"):
                 spots.update(item.spot(layer) for layer in item.write.layers)
     return wanted

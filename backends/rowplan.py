@@ -156,7 +156,7 @@ def _plan_write(row: Row, write: Write, slots: int) -> WritePlan:
         drawn = None if order is None else _window(row, write, order)
         if drawn is not None:
             target, drawn = _met(write, target, drawn)
-        prefill = Pairs(target, drawn).where(_long_enough(row, write, target, slots))
+        prefill = _coming_out(row, write, Pairs(target, drawn), slots)
     if write.during in ("decode", "both") and order is not None:
         window = _window(row, write, order)
         if write.hold == "sliding" and write.source_positions is not None:
@@ -195,7 +195,7 @@ def _plan_edges(row: Row, write: Write, slots: int) -> WritePlan:
     if write.during == "decode":
         return WritePlan(write, None, keys=keys)
     queries = np.array(write.positions.resolve(len(row.ids), spans), dtype=np.int64)
-    pairs = Pairs(queries, None).where(_long_enough(row, write, queries, slots))
+    pairs = _coming_out(row, write, Pairs(queries, None), slots)
     return WritePlan(write, None, len(queries), pairs, keys=keys)
 
 
@@ -263,12 +263,14 @@ def _blind(cuts: Sequence[WritePlan], position: np.ndarray, window: int | None) 
     return blind
 
 
-def _long_enough(row: Row, write: Write, target: np.ndarray, prefilled: int) -> np.ndarray:
-    """Which positions come out of a forward with at least `min_positions` outputs: the prefill has
+def _coming_out(row: Row, write: Write, pairs: Pairs, prefilled: int) -> Pairs:
+    """The pairs whose positions come out of a forward with at least `min_positions` outputs: the prefill has
     `prefilled`, the last prompt token is fed alone; without a cache the whole prompt is one forward."""
+    if write.min_positions <= 1:
+        return pairs
     if row.recompute:
-        return np.full(len(target), len(row.ids) >= write.min_positions)
-    return np.where(target < prefilled, prefilled >= write.min_positions, write.min_positions <= 1)
+        return pairs.where(np.full(len(pairs.target), len(row.ids) >= write.min_positions))
+    return pairs.where((pairs.target < prefilled) & (prefilled >= write.min_positions))
 
 
 def _window(row: Row, write: Write, order: np.ndarray) -> np.ndarray:

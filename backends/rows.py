@@ -140,7 +140,11 @@ class Receipt:
 
 @dataclass(frozen=True)
 class Decoded:
-    """Outcome of one decoded row. `invalid` holds the reason where the row could not be run as asked."""
+    """Outcome of one decoded row. `invalid` holds the reason where the row could not be run as asked.
+
+    batch_rows: the rows of the widest batch that it ran in; batch_length: tokens of the longest prompt of the
+    whole call.
+    """
 
     output_ids: tuple[int, ...]
     finish: Finish

@@ -33,6 +33,8 @@ class Shadow:
 
 def shadowed(plan: RowPlan, layers: int) -> dict[str, Shadow]:
     """What later writes leave nothing of, per write: later in rank on the same tensor, or in the cache."""
+    if len(plan.writes) < 2 and not plan.row.replay_last_token:
+        return {item.write.name: Shadow() for item in plan.writes}
     gone = {item.write.name: _overwritten(plan, item) for item in plan.writes}
     for name, targets in _lost_in_cache(plan, layers).items():
         gone[name] |= targets

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib.util
 import os
 import signal
@@ -22,10 +23,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     # The matrices of the analyses are small: threads that wait for one another only cost.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    # Until something runs, objects are made and none become garbage: looking for it would take a twentieth.
+    gc.disable()
     from runner.command import dispatch
 
     signal.signal(signal.SIGTERM, _stop)
-    return dispatch(list(sys.argv[1:] if argv is None else argv))
+    try:
+        return dispatch(list(sys.argv[1:] if argv is None else argv))
+    finally:
+        gc.enable()
 
 
 def shadowed_packages() -> str | None:

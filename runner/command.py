@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
-import tomllib
 from collections.abc import Sequence
-from importlib import metadata
 from pathlib import Path
-
-from rich.console import Console
+from typing import TYPE_CHECKING
 
 from runner import status
 from runner.commands import overview, subcommand
 from runner.commands.words import Line, take_apart
 from runner.config.errors import ConfigurationError
 from runner.failures import complain, crash
-from runner.speaker import LOG_WIDTH
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 HELP = """\
 patchbay: declarative interpretability experiments on language models
@@ -46,10 +46,9 @@ Exit status: 0 done, 1 crash, 2 configuration, 3 inert write, 4 failed trials, 1
 
 def dispatch(argv: Sequence[str]) -> int:
     """Carry out a command line. No traceback reaches the user but for a crash, which is ours."""
-    console = new_console()
     try:
         if len(argv) == 2 and argv[0] == "help" and is_subcommand(argv[1]):
-            return subcommand(argv[1], ["--help"], console)
+            return subcommand(argv[1], ["--help"], new_console)
         if not argv or argv[0] in ("-h", "--help", "help"):
             print(HELP.format(commands=overview()), end="")
             return status.DONE
@@ -57,8 +56,8 @@ def dispatch(argv: Sequence[str]) -> int:
             print(f"patchbay {version()}")
             return status.DONE
         if is_subcommand(argv[0]):
-            return subcommand(argv[0], argv[1:], console)
-        return experiment(take_apart(argv), console)
+            return subcommand(argv[0], argv[1:], new_console)
+        return experiment(take_apart(argv))
     except ConfigurationError as error:
         complain(error)
         return status.CONFIGURATION
@@ -71,6 +70,10 @@ def dispatch(argv: Sequence[str]) -> int:
 
 def new_console() -> Console:
     """A console as wide as the terminal; in a pipe or a log, where there is none, of 110 columns."""
+    from rich.console import Console
+
+    from runner.speaker import LOG_WIDTH
+
     console = Console(highlight=False)
     if console.is_terminal or "COLUMNS" in os.environ:
         return console
@@ -79,6 +82,9 @@ def new_console() -> Console:
 
 def version() -> str:
     """The installed version; of a source tree that is not installed, that of its pyproject.toml."""
+    import tomllib
+    from importlib import metadata
+
     try:
         return metadata.version("patchbay")
     except metadata.PackageNotFoundError:
@@ -91,22 +97,24 @@ def is_subcommand(word: str) -> bool:
     return "=" not in word and not word.startswith(("+", "~", "-"))
 
 
-def experiment(line: Line, console: Console) -> int:
+def experiment(line: Line) -> int:
     """Run an experiment or a sweep."""
     from runner.config.check import check_experiment
     from runner.config.sweeps import plan_jobs
 
     sweep = plan_jobs(line.words, line.multirun, line.config_dir)
     if sweep.declared:
+        gc.enable()
         from runner.sweep import run_sweep
 
-        return run_sweep(sweep, console, line.config_dir).status
+        return run_sweep(sweep, new_console(), line.config_dir).status
     composed = sweep.jobs[0].composed
     assert composed is not None
     checked = check_experiment(composed)  # a mistake is told before anything heavy is imported
+    gc.enable()
     from runner.job import run_job
 
-    return run_job(composed, console, spoken(line), line.config_dir, checked).status
+    return run_job(composed, new_console(), spoken(line), line.config_dir, checked).status
 
 
 def spoken(line: Line) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -27,7 +28,7 @@ from runner.plan import Trial
 from runner.plan_gates import plan_gates
 from runner.power_before import power_before
 from runner.prepare import Prepared, prepare
-from runner.schedule import batches
+from runner.schedule import Batch, batches
 
 PROBE_TOKENS = 12
 REASONS = 8  # why trials are invalid, the most frequent first
@@ -118,17 +119,24 @@ def _prompt_tokens(prepared: Prepared) -> int:
 
 def _batches(prepared: Prepared) -> int:
     trials = [t for t in prepared.plan.trials if t.invalid is None]
-    return sum(1 for _ in batches(trials, prepared.backend.footprint, prepared.design.backend.max_rows))
+    return sum(1 for _ in _in_batches(prepared, trials))
+
+
+def _in_batches(prepared: Prepared, trials: list[Trial]) -> Iterator[Batch]:
+    backend, most_rows = prepared.backend, prepared.design.backend.max_rows
+    return batches(
+        trials, backend.footprint, most_rows, workers=backend.workers, entering=prepared.plan.decodes
+    )
 
 
 def _estimate(prepared: Prepared) -> float:
-    """Seconds for the whole plan: its longest batch is run for a few tokens, and both the fixed part and
-    the time per token are scaled up. Rows that end before the limit make it less, scores that need the
-    model (perplexity) more."""
+    """Seconds for the whole plan: as many trials as run at once are run for a few tokens, and both the fixed
+    part and the time per token are scaled up. Rows that end before the limit make it less, scores that need
+    the model (perplexity) more."""
     trials = [t for t in prepared.plan.trials if t.invalid is None]
     if not trials:
         return 0.0
-    sample = _longest_batch(prepared, trials)
+    sample = _at_once(prepared, trials)
     seconds: list[float] = []
     for tokens in (2, 2, PROBE_TOKENS):  # the first warms up
         rows = [replace(t.row, sampling=replace(t.row.sampling, max_new_tokens=tokens)) for t in sample]
@@ -137,28 +145,35 @@ def _estimate(prepared: Prepared) -> float:
         seconds.append(time.perf_counter() - started)
     per_token = max(0.0, seconds[2] - seconds[1]) / (PROBE_TOKENS - 2) / len(sample)
     fixed = max(0.0, seconds[1] / len(sample) - 2 * per_token)
-    return sum(fixed + per_token * t.row.sampling.max_new_tokens for t in trials)
+    alone = sum(fixed + per_token * t.row.sampling.max_new_tokens for t in trials)
+    return alone / _busy(prepared, trials)
 
 
 def _estimate_scores(prepared: Prepared) -> float:
-    """Seconds for a plan without generated text: its largest batch is measured twice, the first time to warm
-    up."""
+    """Seconds for a plan without generated text: as many trials as run at once are measured twice, the
+    first time to warm up."""
     trials = [t for t in prepared.plan.trials if t.invalid is None]
     if not trials:
         return 0.0
-    sample = _longest_batch(prepared, trials)
+    sample = _at_once(prepared, trials)
     seconds = 0.0
     for _ in range(2):
         started = time.perf_counter()
         for each in passes(prepared.design.measured):
             prepared.backend.score([each.row(trial, ()) for trial in sample], each.probes)
         seconds = time.perf_counter() - started
-    return seconds * len(trials) / len(sample)
+    return seconds * len(trials) / len(sample) / _busy(prepared, trials)
 
 
-def _longest_batch(prepared: Prepared, trials: list[Trial]) -> list[Trial]:
-    every = batches(trials, prepared.backend.footprint, prepared.design.backend.max_rows)
-    return max(every, key=len)
+def _at_once(prepared: Prepared, trials: list[Trial]) -> Sequence[Trial]:
+    """The most trials that run at once."""
+    most = max(_in_batches(prepared, trials), key=lambda batch: batch.together)
+    return most.trials[: most.together]
+
+
+def _busy(prepared: Prepared, trials: list[Trial]) -> int:
+    """How many workers have batches to run."""
+    return min(prepared.backend.workers, sum(1 for _ in _in_batches(prepared, trials)))
 
 
 def _print_power(prepared: Prepared, console: Console, output_root: Path) -> None:

@@ -1,15 +1,16 @@
-"""Running trials batch by batch: halving on out-of-memory, isolating what fails, recording as results
-arrive."""
+"""Running trials in batches, several at the same time: halving on out-of-memory, isolating what fails,
+recording as results arrive."""
 
 from __future__ import annotations
 
 import math
-import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Protocol
 
+from backends.clock import merged
 from backends.contract import Backend, BackendError, OutOfMemory
 from backends.measures import Measured, Probe, Scored, ScoreRow
 from backends.rows import Decoded, Finish, Receipt
@@ -18,10 +19,12 @@ from backends.writes import Constant
 from runner.config.readouts.readout import Readout
 from runner.keys import receipt_order
 from runner.plan import Trial
-from runner.schedule import batches
+from runner.schedule import Batch, batches
 from runner.scores.scoring import Scorer, Scores
+from runner.workers import Workers, undisturbed
 
 Result = dict[str, Any]
+Found = list[Result] | BaseException  # what came of a batch
 
 
 class Watcher(Protocol):
@@ -61,6 +64,11 @@ def passes(readouts: Sequence[Readout]) -> tuple[Pass, ...]:
     return tuple(each for each in found if each.probes)
 
 
+def generates(readouts: Sequence[Readout]) -> bool:
+    """Whether a text is generated: a readout reads it."""
+    return any(readout.of_output for readout in readouts)
+
+
 @dataclass(frozen=True)
 class Outcome:
     """What came of a trial: the generated text and what was measured. output_ids: empty where nothing was
@@ -98,8 +106,12 @@ class _Weights:
 
 @dataclass
 class Executor:
-    """Runs trials on a backend. record: called with the results of each finished batch, before the next
-    begins."""
+    """Runs trials on a backend, several batches at the same time where it has several workers.
+
+    record: called with the results of each finished batch, by the thread that calls `run`, which alone
+    records, tells the watcher, and decides what becomes of a batch that did not fit or raised. most_rows: the
+    most that run at once, lowered where memory did not suffice for more.
+    """
 
     backend: Backend
     tokenizer: Tokenizer
@@ -107,83 +119,159 @@ class Executor:
     record: Callable[[Iterable[Result]], None]
     watcher: Watcher
     most_rows: int | None = None
-    times: dict[str, float] = field(default_factory=lambda: {"decode": 0.0, "score": 0.0, "store": 0.0})
 
     def run(self, trials: Sequence[Trial]) -> None:
         """Run all trials. A trial that raises ends as `failed` and the others go on; BackendError and
         KeyboardInterrupt end the run, whatever has finished being recorded. Weights that a condition changes
-        are changed once for all of its batches."""
-        queue = [list(batch) for batch in batches(trials, self.backend.footprint, self.most_rows)]
-        queue.reverse()
+        are changed once for all of its batches, which run when no others do. The seconds of all workers are
+        added to those of the backend's clock."""
+        self.run_batches(list(self.batches(trials)))
+
+    def run_batches(self, found: Sequence[Batch]) -> None:
+        """Run all trials in these batches, as `run` does."""
+        alone = [batch for batch in found if batch.alone]
+        beside = [batch for batch in found if not batch.alone]
+        if min(self.backend.workers, len(beside)) > 1:
+            self._side_by_side(deque(beside))
+            beside = []
         with ExitStack() as changed:
-            self._run(queue, _Weights(self.backend, changed))
+            self._in_turn(deque([*beside, *alone]), _Weights(self.backend, changed))
 
-    def _run(self, queue: list[list[Trial]], weights: _Weights) -> None:
-        while queue:
-            batch = queue.pop()
-            if self.most_rows is not None and len(batch) > self.most_rows:
-                queue += [batch[self.most_rows :], batch[: self.most_rows]]
-                continue
+    def batches(self, trials: Sequence[Trial]) -> Iterator[Batch]:
+        """What trials are run in, where nothing goes wrong: those with weights of their own come last."""
+        return batches(
+            trials,
+            self.backend.footprint,
+            self.most_rows,
+            workers=self.backend.workers,
+            entering=generates(self.readouts),
+        )
+
+    def in_words(self, found: Sequence[Batch]) -> str:
+        """How many batches there are, of how many rows, and how many run at the same time."""
+        rows = max((batch.together for batch in found), default=0)
+        workers = max(1, min(self.backend.workers, sum(not batch.alone for batch in found)))
+        beside = "one after the other" if workers == 1 else f"{workers} at the same time"
+        number = "1 batch" if len(found) == 1 else f"{len(found):,} batches"
+        return f"{number}, {beside}, at most {rows:,} rows of each at once"
+
+    def _in_turn(self, waiting: deque[Batch], weights: _Weights) -> None:
+        """One batch after the other, in this thread."""
+        while waiting:
+            batch = self._next(waiting)
+            found: Found
             try:
-                weights.change(batch[0].row.weights)
-                results = self._batch(batch)
-            except BackendError:
-                raise
-            except OutOfMemory as error:
-                if len(batch) > 1:
-                    self.most_rows = (len(batch) + 1) // 2  # remembered: later batches start at this size
-                    self.watcher.note(f"out of memory with {len(batch)} rows; going on with {self.most_rows}")
-                    queue.append(batch)
-                    continue
-                results = [self._failure(batch[0], f"out of memory with a single row: {error}")]
+                weights.change(batch.trials[0].row.weights)
+                found = self._work(self.backend, batch)
             except Exception as error:
-                if len(batch) > 1:
-                    half = len(batch) // 2
-                    queue += [batch[half:], batch[:half]]
-                    continue
-                results = [self._failure(batch[0], f"{type(error).__name__}: {error}")]
-            started = time.perf_counter()
+                found = error
+            with undisturbed():
+                self._settle(batch, found, waiting)
+
+    def _side_by_side(self, waiting: deque[Batch]) -> None:
+        """As many batches at the same time as there are workers."""
+        workers = Workers(min(self.backend.workers, len(waiting)), self.backend, self._work)
+        try:
+            with workers:
+                try:
+                    self._share_out(waiting, workers)
+                except (KeyboardInterrupt, BackendError):
+                    done = workers.end()
+                    with undisturbed():
+                        for _, found in done:
+                            if isinstance(found, list):
+                                self._record(found)
+                    raise
+        finally:
+            spent = merged(workers.clocks)
+            clock = self.backend.clock
+            clock.counts.update(spent.counts)
+            for phase, seconds in spent.times.items():
+                clock.times[phase] = clock.times.get(phase, 0.0) + seconds
+
+    def _share_out(self, waiting: deque[Batch], workers: Workers[Batch, list[Result]]) -> None:
+        while True:
+            while waiting and workers.idle:
+                workers.give(self._next(waiting))
+            if not workers.running:
+                return
+            batch, found = workers.finished()
+            if isinstance(found, list) and waiting:  # a worker need not wait until they are stored
+                workers.give(self._next(waiting))
+            with undisturbed():
+                self._settle(batch, found, waiting)
+                workers.settled()
+
+    def _next(self, waiting: deque[Batch]) -> Batch:
+        """The next batch, no more of which runs at once than memory has sufficed for so far. Its trials are
+        made here: workers have no part in the plan."""
+        first, *rest = waiting.popleft().within(self.most_rows)
+        waiting.extendleft(reversed(rest))
+        return Batch(tuple(first.trials), first.together)
+
+    def _work(self, backend: Backend, batch: Batch) -> list[Result]:
+        return measure(backend, self.tokenizer, self.readouts, batch.trials, batch.together)
+
+    def _settle(self, batch: Batch, found: Found, waiting: deque[Batch]) -> None:
+        """Record what a batch gave, or have smaller ones run in its place."""
+        if isinstance(found, list):
+            self._record(found)
+        elif isinstance(found, BackendError) or not isinstance(found, Exception):
+            raise found
+        elif isinstance(found, OutOfMemory) and batch.together > 1:
+            fewer = (batch.together + 1) // 2
+            if self.most_rows is None or fewer < self.most_rows:  # else another batch has said so already
+                self.most_rows = fewer
+                self.watcher.note(f"out of memory with {batch.together} rows; going on with {fewer}")
+            waiting.appendleft(batch)
+        elif len(batch.trials) > 1:
+            waiting.extendleft(reversed(batch.halves()))
+        else:
+            said = f"{type(found).__name__}: {found}"
+            if isinstance(found, OutOfMemory):
+                said = f"out of memory with a single row: {found}"
+            self.watcher.failed(batch.trials[0], said)
+            self._record([blank(batch.trials[0].key, "failed", said)])
+
+    def _record(self, results: list[Result]) -> None:
+        with self.backend.clock.during("store"):
             self.record(results)
-            self.times["store"] += time.perf_counter() - started
-            self.watcher.advanced(len(batch), sum(result["n_new"] for result in results))
-
-    def _failure(self, trial: Trial, error: str) -> Result:
-        self.watcher.failed(trial, error)
-        return blank(trial.key, "failed", error)
-
-    def _batch(self, batch: Sequence[Trial]) -> list[Result]:
-        return measure(self.backend, self.tokenizer, self.readouts, batch, self.times)
+        self.watcher.advanced(len(results), sum(result["n_new"] for result in results))
 
 
 def measure(
     backend: Backend,
     tokenizer: Tokenizer,
     readouts: Sequence[Readout],
-    batch: Sequence[Trial],
-    times: dict[str, float],
+    trials: Sequence[Trial],
+    together: int | None = None,
 ) -> list[Result]:
-    """Generate for a batch where a readout reads the text, then measure what ran as asked. times: takes up
-    the seconds of `decode` and `score`."""
-    started = time.perf_counter()
-    decoded: Sequence[Decoded | None] = [None] * len(batch)
-    if any(readout.of_output for readout in readouts):
-        decoded = backend.decode([trial.row for trial in batch])
-    middle = time.perf_counter()
-    times["decode"] += middle - started
-    scored: list[list[Scored]] = [[] for _ in batch]
+    """Generate where a readout reads the text, then measure what ran as asked. together: at most so many
+    trials run at once, None for all."""
+    decoded: Sequence[Decoded | None] = [None] * len(trials)
+    if generates(readouts):
+        decoded = backend.decode([trial.row for trial in trials], together=together)
+    backend.clock.count("rows", len(trials))
+    backend.clock.count("generated", sum(len(_output(text)) for text in decoded))
+    scored: list[list[Scored]] = [[] for _ in trials]
     runs = [at for at, outcome in enumerate(decoded) if outcome is None or outcome.invalid is None]
     for each in passes(readouts):
-        rows = [each.row(batch[at], _output(decoded[at])) for at in runs]
-        for at, found in zip(runs, backend.score(rows, each.probes) if rows else (), strict=True):
-            scored[at].append(found)
-    scorer = Scorer.of(readouts)
-    results = []
-    for trial, text, measured in zip(batch, decoded, scored, strict=True):
-        outcome = outcome_of(text, measured)
-        words = tokenizer.decode(outcome.output_ids)
-        values = {name: _stored(value) for name, value in outcome.values.items()}
-        results.append(result_of(trial, outcome, words, scorer.scores(words, trial.words, values)))
-    times["score"] += time.perf_counter() - middle
+        # A generated text is read without a cache, in forwards that the backend sizes itself.
+        size = len(runs) if each.of_output or together is None else together
+        for first in range(0, len(runs), max(1, size)):
+            part = runs[first : first + size]
+            rows = [each.row(trials[at], _output(decoded[at])) for at in part]
+            backend.clock.count("scored", sum(len(row.continuation) for row in rows))
+            for at, found in zip(part, backend.score(rows, each.probes), strict=True):
+                scored[at].append(found)
+    with backend.clock.during("score"):
+        scorer = Scorer.of(readouts)
+        results = []
+        for trial, text, measured in zip(trials, decoded, scored, strict=True):
+            outcome = outcome_of(text, measured)
+            words = tokenizer.decode(outcome.output_ids)
+            values = {name: _stored(value) for name, value in outcome.values.items()}
+            results.append(result_of(trial, outcome, words, scorer.scores(words, trial.words, values)))
     return results
 
 

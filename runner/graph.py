@@ -13,8 +13,9 @@ from rich.text import Text
 from analyses.choices.criteria import read_criterion, read_objective
 from runner import status
 from runner.config.check import Experiment, Stage, check_experiment
-from runner.config.compose import compose, config_folders, options
+from runner.config.compose import compose
 from runner.config.errors import ConfigurationError, Problem, listed, suggestion
+from runner.config.folders import config_folders, options
 from runner.config.spec import Spec
 from runner.config.stages.spec import ExtractStageSpec, SelectStageSpec
 from runner.config.stages.stand_ins import grid_cells, grid_names

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-import time
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,8 @@ from analyses.figures import draw
 from analyses.gates.all_gates import blocking, unusable
 from analyses.gates.gate import Gate
 from analyses.summary.summary import write_summary
-from analyses.tables.run import Run
+from analyses.tables.light import light_trials
+from analyses.tables.run import Run, read_trials
 from runner import status as codes
 from runner.config.check import Experiment, check_experiment, resolved_mapping
 from runner.config.compose import Composed
@@ -28,8 +29,10 @@ from runner.failures import crash
 from runner.prepare import Prepared
 from runner.results.manifest import describe_run, now
 from runner.results.resume import CannotResume, Choice, changed_inputs, choose
+from runner.results.rows import Rows
 from runner.results.store import FINISHED, RunFolder, read_manifest
 from runner.speaker import Speaker
+from runner.spending import Spending, told
 from runner.stages.course import prepare_first, run_stages
 from runner.stages.measure import StageInterrupted, join_stage
 from runner.stages.run import StagedRun, concatenated
@@ -75,14 +78,13 @@ def run_job(
     if choice.finished is not None:
         console.print(Text(f"{choice.finished} is finished: nothing to do."))
         return RunResult(codes.DONE, choice.finished, read_summary(choice.finished))
-    started = time.perf_counter()
-    first = prepare_first(checked, config_dir)
-    load_seconds = time.perf_counter() - started
+    spending = Spending(spec.profile)
+    first = prepare_first(checked, config_dir, spending.clock)
     new = choice.unfinished is None
     opened = RunFolder.create(experiment) if choice.unfinished is None else RunFolder.open(choice.unfinished)
     with opened as folder, Speaker(console, folder.path / "run.log") as speaker:
-        job = _Job(composed, checked, config, digest, first, speaker, command, folder, config_dir)
-        return job.run(resumed=not new, load_seconds=load_seconds)
+        job = _Job(composed, checked, config, digest, first, speaker, command, folder, config_dir, spending)
+        return job.run(resumed=not new)
 
 
 @dataclass
@@ -96,10 +98,12 @@ class _Job:
     command: Sequence[str]
     folder: RunFolder
     config_dir: Path | None
+    spending: Spending
     manifest: dict[str, Any] = field(default_factory=dict)
 
-    def run(self, resumed: bool, load_seconds: float) -> RunResult:
-        self.manifest = self._manifest()
+    def run(self, resumed: bool) -> RunResult:
+        with self.spending.during("store"):
+            self.manifest = self._manifest()
         run = StagedRun(
             self.composed,
             self.config_dir,
@@ -109,8 +113,8 @@ class _Job:
             self.checked.staged,
             resumed,
             lambda: self._write_manifest(run),
+            self.spending,
         )
-        run.spent("load", load_seconds)
         if resumed:
             refusal = self._changed()
             if refusal is not None:
@@ -124,8 +128,6 @@ class _Job:
             self.speaker.say(f"{self.folder.name}{f': {question}' if question else ''}", "bold")
         try:
             run_stages(self.checked, run, self.first)
-            if self.checked.spec.profile:
-                self._profile(run.times)
             analysed, summary = self._analyse(run)
         except StageInterrupted as error:
             return self._interrupted(run, error)
@@ -153,6 +155,7 @@ class _Job:
             prepared.tokenizer.fingerprint,
             self.checked.spec.allow_inert,
         )
+        manifest["memory"] = asdict(prepared.backend.footprint)
         if self.checked.staged:
             name = self.checked.spec.experiment.name
             manifest["experiment"] = {"name": name, "question": self.checked_question()}
@@ -228,37 +231,54 @@ class _Job:
         tables = [join_stage(run, name) for name in run.plans]
         self.manifest["counts"] = counts(concatenated(tables)) if tables else {}
         self._write_manifest(run)
+        self._profile(summarised=False)
 
-    def _profile(self, seconds: Mapping[str, float]) -> None:
-        self.folder.write_json("profile.json", seconds)
-        told = ", ".join(f"{name} {value:.1f} s" for name, value in seconds.items())
-        self.speaker.say(f"time: {told}")
+    def _profile(self, summarised: bool) -> None:
+        """With `profile=true`, write and say where the time went. summarised: whether there is a summary to
+        say it too."""
+        if not self.checked.spec.profile:
+            return
+        profile = self.spending.profile()
+        lines = told(profile)
+        self.folder.write_json("profile.json", profile)
+        if summarised:
+            summary = (self.folder.path / "summary.md").read_text(encoding="utf-8")
+            table = "\n".join(["```text", *lines, "```"])
+            self.folder.write_text("summary.md", f"{summary.rstrip()}\n\n## Time\n\n{table}\n")
+        for line in lines:
+            self.speaker.say(line)
 
     def _analyse(self, run: StagedRun) -> tuple[Run, dict[str, Any]]:
         """Write the table and the summary. The manifest on disk still says that the run goes on, so that a
         kill here loses nothing: resume=true makes both anew, from the segments."""
         manifest = self.manifest
-        table = concatenated(list(run.tables.values()))
-        manifest["times"]["seconds"] = dict(run.times)
-        manifest["counts"] = counts(table)
+        during = self.spending.during
+        tally = Tally()
+        with during("join"):
+            self.folder.write_trials(tally.of(concatenated(list(run.tables.values()))))
+        manifest["times"]["seconds"] = self.spending.wall
+        manifest["counts"] = tally.counts()
         manifest["times"]["finished"] = now()
         # Failed trials leave the run unfinished, so that resume=true tries them again.
         manifest["status"] = "failed" if manifest["counts"]["failed"] else FINISHED
         self._gather(run)
-        self.folder.write_trials(table)
-        analysed = Run(table.to_pandas(), manifest, self.folder.path)
-        return analysed, write_summary(analysed)
+        with during("summarise"):
+            analysed = Run(light_trials(self.folder.path), manifest, self.folder.path)
+            return analysed, write_summary(analysed)
 
     def _finish(self, run: StagedRun, analysed: Run, summary: dict[str, Any]) -> RunResult:
         """Say in the manifest how the run ended, and only then let the segments go. What is shown comes
         after that."""
         failed = self.manifest["counts"]["failed"]
         self.manifest["exit_status"] = status = self._status(summary["gates"], self.manifest["counts"])
-        self._write_manifest(run)
-        if not failed:
-            self.folder.clear()
-        self.speaker.show(summary)
+        with self.spending.during("store"):
+            self._write_manifest(run)
+            if not failed:
+                self.folder.clear()
+        with self.spending.during("summarise"):
+            self.speaker.show(summary)
         shown = self._picture(analysed, summary)
+        self._profile(summarised=True)
         if failed:
             self.speaker.say(f"{failed} trials failed; resume=true tries them again", "red")
         self.speaker.say(f"results: {self.folder.path}")
@@ -285,15 +305,19 @@ class _Job:
 
     def _draw(self, run: Run, summary: Mapping[str, Any]) -> None:
         wanted = self.checked.spec.report
-        drawn = draw(run, summary, automatic=wanted)
+        with self.spending.during("figures"):
+            drawn = draw(run, summary, automatic=wanted)
         for sentence in drawn.skipped.values():
             self.speaker.say(sentence, "yellow")
         if drawn.captions:
             self.speaker.say(f"figures: {', '.join(drawn.captions)} in {run.folder / 'figures'}")
         if wanted:
-            from analyses.report.report import write_report
+            with self.spending.during("report"):
+                from analyses.report.report import write_report
 
-            self.speaker.say(f"report: {write_report(run, summary, drawn)}")
+                whole = Run(read_trials(run.folder), run.manifest, run.folder)
+                written = write_report(whole, summary, drawn)
+            self.speaker.say(f"report: {written}")
 
     def _status(self, gates: Sequence[Mapping[str, str]], counted: Mapping[str, int]) -> int:
         found = [Gate(**{key: value for key, value in gate.items() if key != "stage"}) for gate in gates]
@@ -312,16 +336,41 @@ _OF_STAGES = (
 )  # of a section; a flat run has no sections
 
 
-def counts(table: pa.Table) -> dict[str, int]:
-    """Trials planned, done, reused from earlier versions, failed and invalid."""
-    statuses = table["status"].to_pylist()
-    return {
-        "planned": len(statuses),
-        "done": statuses.count("ok"),
-        "reused": sum(origin is not None for origin in table["origin"].to_pylist()),
-        "failed": statuses.count("failed"),
-        "invalid": statuses.count("invalid"),
-    }
+@dataclass
+class Tally:
+    """Trials counted as their table goes by."""
+
+    statuses: Counter[str] = field(default_factory=Counter)
+    reused: int = 0
+
+    def of(self, rows: Rows) -> Rows:
+        """The same table, counted while it is read."""
+
+        def parts() -> Iterator[pa.Table]:
+            for part in rows.parts:
+                self.statuses.update(part["status"].to_pylist())
+                self.reused += part.num_rows - part["origin"].null_count
+                yield part
+
+        return Rows(rows.schema, parts())
+
+    def counts(self) -> dict[str, int]:
+        """Trials planned, done, reused from earlier versions, failed and invalid."""
+        return {
+            "planned": self.statuses.total(),
+            "done": self.statuses["ok"],
+            "reused": self.reused,
+            "failed": self.statuses["failed"],
+            "invalid": self.statuses["invalid"],
+        }
+
+
+def counts(rows: Rows) -> dict[str, int]:
+    """The same of a table that nothing else reads."""
+    tally = Tally()
+    for _ in tally.of(rows).parts:
+        pass
+    return tally.counts()
 
 
 def read_summary(folder: Path) -> dict[str, Any]:

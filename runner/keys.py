@@ -119,6 +119,112 @@ def _without_vector(write: Write) -> str:
     return canonical(replace(write, value=replace(write.value, constant=None)))
 
 
+@dataclass(frozen=True)
+class Written:
+    """The writes of a row as keys have them. text: their canonical forms as JSON; roles: those of the prompts
+    that they read; drawn: whether one takes random values; draws: of each that does, itself or below another,
+    how many draws its repeats go through."""
+
+    text: str
+    roles: tuple[str, ...]
+    drawn: bool
+    draws: tuple[int, ...]
+
+    @staticmethod
+    def of(writes: Sequence[Write]) -> Written:
+        """Of the writes of a row."""
+        return Written(
+            compact(sorted(canonical(write) for write in writes)),
+            tuple(sorted(roles_read(writes))),
+            any(write.drawn for write in writes),
+            tuple(write.value.draws for write in every_write(writes) if write.drawn),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class KeyText:
+    """The text that the keys of a trial's repeats are hashes of, but for what the repeat decides: the draws,
+    its number and its stream, which stand between these four parts. draws: as in Written."""
+
+    parts: tuple[str, str, str, str]
+    draws: tuple[int, ...]
+
+    def digest(self, stream: int, draw: int, repeat: int) -> bytes:
+        """The 16 bytes of a key."""
+        before, between, after, last = self.parts
+        draws = ",".join(map(str, sorted({draw % each for each in self.draws})))
+        text = f"{before}[{draws}]{between}{repeat}{after}{stream}{last}"
+        return hashlib.sha256(text.encode()).digest()[:16]
+
+
+def compact(value: object) -> str:
+    """JSON without spaces, its keys in order: the form in which everything enters a key."""
+    return _COMPACT.encode(value)
+
+
+_COMPACT = json.JSONEncoder(sort_keys=True, separators=(",", ":"))
+
+
+@lru_cache(maxsize=64)
+def setting_text(setting: Setting) -> str:
+    """What all trials of a stage share, as keys have it."""
+    return compact({name: part for name, part in asdict(setting).items() if name != "texts"})
+
+
+@dataclass(frozen=True)
+class Read:
+    """What a row reads, as keys have it: all of it JSON. sources: by role, of every source that the row has;
+    tokens, continuations, positions: the token sets, the fixed texts and the named positions (empty where
+    there are none) that the probes read."""
+
+    ids: str
+    sources: Mapping[str, str]
+    spans: str
+    tokens: str
+    continuations: str
+    positions: str
+
+    @staticmethod
+    def of(
+        ids: Sequence[int],
+        sources: Mapping[str, Sequence[int]],
+        spans: Mapping[str, Sequence[int]],
+        tokens: Mapping[str, Sequence[int]],
+        continuations: Mapping[str, Sequence[int]],
+        positions: Mapping[str, int],
+    ) -> Read:
+        """Of token ids and places."""
+        return Read(
+            compact(ids),
+            {role: compact(each) for role, each in sources.items()},
+            compact({name: list(span) for name, span in spans.items()}),
+            compact({name: sorted(each) for name, each in tokens.items()}),
+            compact(dict(continuations)),
+            compact(dict(positions)) if positions else "",
+        )
+
+
+def key_text(
+    setting: Setting, read: Read, written: Written, row: Row, sampling: str, occurrence: int
+) -> KeyText:
+    """The text of a row's keys, whatever its stream and draw. sampling: that of the row as JSON."""
+    used = ",".join(f"{compact(role)}:{read.sources[role]}" for role in written.roles if role in read.sources)
+    positions = f',"positions":{read.positions}' if read.positions else ""
+    texts = "" if setting.texts else ',"texts":false'
+    weights = "" if row.weights is None else f',"weights":{compact(row.weights.digest)}'
+    value_stream = row.value_stream if written.drawn else "null"
+    before = f'{{"continuations":{read.continuations},"draws":'
+    recompute, replay = ("true" if each else "false" for each in (row.recompute, row.replay_last_token))
+    between = f',"ids":{read.ids},"occurrence":{occurrence}{positions},"recompute":{recompute},"repeat":'
+    after = (
+        f',"replay":{replay},"sampling":{sampling},'
+        f'"semantics":{compact(SEMANTICS_VERSION)},"setting":{setting_text(setting)},"sources":{{{used}}},'
+        f'"spans":{read.spans},"stream":'
+    )
+    last = f'{texts},"tokens":{read.tokens},"value_stream":{value_stream}{weights},"writes":{written.text}}}'
+    return KeyText((before, between, after, last), written.draws)
+
+
 def result_key(
     setting: Setting,
     row: Row,
@@ -132,35 +238,12 @@ def result_key(
     of conditions, writes and items nor order, batch, shard and machine enter.
 
     tokens, continuations, positions: the token sets, the fixed texts and the named positions that the probes
-    read in this trial.
+    read in this trial. A plan puts the same text together of parts that its trials share.
     """
-    used = sorted(roles_read(row.writes) & set(row.sources))
-    body: dict[str, object] = {
-        "semantics": SEMANTICS_VERSION,
-        "setting": {name: part for name, part in asdict(setting).items() if name != "texts"},
-        "ids": row.ids,
-        "sources": {role: row.sources[role] for role in used},
-        "spans": {role: list(span) for role, span in sorted(row.spans.items())},
-        "writes": sorted(canonical(write) for write in row.writes),
-        "sampling": asdict(row.sampling),
-        "stream": row.stream,
-        "value_stream": row.value_stream if any(w.drawn for w in row.writes) else None,
-        "draws": sorted({row.draw % w.value.draws for w in every_write(row.writes) if w.drawn}),
-        "recompute": row.recompute,
-        "replay": row.replay_last_token,
-        "tokens": {name: sorted(ids) for name, ids in tokens.items()},
-        "continuations": dict(continuations),
-        "occurrence": occurrence,
-        "repeat": repeat,
-    }
-    if positions:
-        body["positions"] = dict(positions)
-    if row.weights is not None:
-        body["weights"] = row.weights.digest
-    if not setting.texts:
-        body["texts"] = False
-    text = json.dumps(body, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()[:32]
+    read = Read.of(row.ids, row.sources, row.spans, tokens, continuations, positions)
+    written = Written.of(row.writes)
+    text = key_text(setting, read, written, row, compact(asdict(row.sampling)), occurrence)
+    return text.digest(row.stream, row.draw, repeat).hex()
 
 
 def nth_key(key: str, nth: int) -> str:

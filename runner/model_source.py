@@ -57,6 +57,7 @@ def device_of(design: Design) -> Device:
         device_map=backend.device_map,
         budget=backend.memory_budget,
         threads=backend.threads,
+        workers=backend.workers,
     )
 
 

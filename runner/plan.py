@@ -1,55 +1,67 @@
-"""The plan: every trial of a run, with its key, before anything is computed. It knows prompts, not
-tensors."""
+"""The plan: every trial of a run, with its key, before anything is computed. It knows prompts, not tensors.
+What is held of a trial is a few numbers and its key; the trial itself is made when it is asked for."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import overload
+
+import numpy as np
 
 from backends.contract import ModelInfo
-from backends.measures import Probe
-from backends.positions import PositionError, Positions, Span
-from backends.rowplan import plan_for
-from backends.rows import Row
 from backends.tokenizer import Tokenizer
-from backends.writes import SELF
 from runner.config.errors import ConfigurationError
-from runner.config.resolve import Condition, Design
-from runner.config.writes.vectors import NoVector, for_group
-from runner.config.writes.weights import weights_for
-from runner.keys import Setting, nth_key, result_key, roles_read, sampling_stream, value_stream
-from runner.prompts.asked import Asker
-from runner.prompts.banks import Prompt
-from runner.prompts.marks import spans_read
+from runner.config.resolve import Design
+from runner.key_table import Places, hexes
+from runner.keys import Setting
+from runner.layout import NO_SPLIT, Layout, Trial, role_of
+from runner.ledger import Entries, Ledger, ledger_of
 from runner.prompts.pairing import Item
-from runner.prompts.spans import SpanFinder
 
-NO_SPLIT = "all"  # what a trial's split is where the bank gives its target none
+__all__ = ["NO_SPLIT", "Plan", "Trial", "Trials", "make_plan", "role_of"]
 
 
-@dataclass(frozen=True)
-class Trial:
-    """One (condition, item, repeat). row: what the backend runs; invalid: why it cannot be run, else None.
-    split: the target's. tokens, continuations, positions: what its probes read, by their names. more: the
-    most tokens that come after its prompt, generated or fixed. words: what its text is searched for, by
-    readout."""
+class Trials(Sequence[Trial]):
+    """Trials of a plan, each made when it is read and kept by nobody. rows: their places in the plan, None
+    for all; a slice and `take` are trials again, of fewer rows."""
 
-    key: str
-    condition: str
-    item: str
-    repeat: int
-    donor: str
-    target: str
-    group: str
-    row: Row
-    donor_ids: Mapping[str, tuple[int, ...]]
-    invalid: str | None
-    split: str = NO_SPLIT
-    tokens: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
-    continuations: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
-    positions: Mapping[str, int] = field(default_factory=dict)
-    more: int = 0
-    words: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    def __init__(self, layout: Layout, ledger: Ledger, rows: Places | None = None) -> None:
+        self.layout, self.ledger = layout, ledger
+        self._rows = rows
+
+    @property
+    def rows(self) -> Places:
+        """The places of these trials in the plan, and so in its ledger."""
+        return np.arange(len(self)) if self._rows is None else self._rows
+
+    def take(self, places: Places) -> Trials:
+        """Some of these trials, in the order asked for."""
+        return Trials(self.layout, self.ledger, self.rows[places])
+
+    def __len__(self) -> int:
+        return len(self.ledger.keys) if self._rows is None else len(self._rows)
+
+    @overload
+    def __getitem__(self, place: int) -> Trial: ...
+    @overload
+    def __getitem__(self, place: slice) -> Trials: ...
+    def __getitem__(self, place: int | slice) -> Trial | Trials:
+        if isinstance(place, slice):
+            return Trials(self.layout, self.ledger, self.rows[place])
+        if not -len(self) <= place < len(self):
+            raise IndexError(place)
+        place %= len(self)
+        return self._made(place if self._rows is None else int(self._rows[place]))
+
+    def __iter__(self) -> Iterator[Trial]:
+        return map(self._made, range(len(self)) if self._rows is None else map(int, self._rows))
+
+    def _made(self, row: int) -> Trial:
+        held = self.ledger
+        (key,) = hexes(held.keys[row : row + 1])
+        return self.layout.trial(int(held.item[row]), int(held.condition[row]), int(held.repeat[row]), key)
 
 
 @dataclass(frozen=True)
@@ -58,23 +70,31 @@ class Plan:
     generated."""
 
     stage: str
-    trials: tuple[Trial, ...]
+    trials: Sequence[Trial]
     decodes: bool = True
+
+    @cached_property
+    def ledger(self) -> Ledger:
+        """What is known of the trials without making them."""
+        return self.trials.ledger if isinstance(self.trials, Trials) else ledger_of(self.trials)
 
     @property
     def distinct_prompts(self) -> int:
         """Prompts that are prefilled or captured at least once."""
-        prompts = {trial.row.ids for trial in self.trials}
-        for trial in self.trials:
-            prompts.update(trial.donor_ids.values())
-        return len(prompts)
+        return len(self.ledger.prompts)
 
     @property
     def new_tokens(self) -> int:
         """Upper bound of the tokens to generate."""
         if not self.decodes:
             return 0
-        return sum(trial.row.sampling.max_new_tokens for trial in self.trials if trial.invalid is None)
+        held = self.ledger
+        counted = np.bincount(held.condition[held.runnable], minlength=len(held.conditions))
+        found, first = np.unique(held.condition, return_index=True)
+        return sum(
+            int(counted[condition]) * self.trials[int(row)].row.sampling.max_new_tokens
+            for condition, row in zip(found, first, strict=True)
+        )
 
 
 def make_plan(
@@ -90,175 +110,25 @@ def make_plan(
     write names a span and the tokenizer cannot find spans, ConfigurationError for words of a readout that are
     no tokens.
     """
-    encoded: dict[str, tuple[int, ...]] = {}
-    faults: dict[str, str | None] = {}
-
-    def encode(text: str) -> tuple[int, ...]:
-        if text not in encoded:
-            encoded[text] = tokenizer.encode(text)
-            unknown = tokenizer.unknown_words(text)
-            faults[text] = (
-                f"words that the tokenizer does not know: {', '.join(unknown[:3])}" if unknown else None
-            )
-        return encoded[text]
-
-    finder = _Spans(SpanFinder(tokenizer))
-    asker = Asker(tokenizer, design.measured)
-    widest = max((max(probe.windows) for probe in design.probes if probe.kind == "geometry"), default=0)
-    trials = []
-    for item in items:
-        target, donor = encode(item.target.text), encode(item.donor.text)
-        donors = {"donor": item.donor, **item.roles}
-        if item.other_donor is not None:
-            donors["other_donor"] = item.other_donor
-        roles = {name: encode(prompt.text) for name, prompt in donors.items()}
-        for condition in design.conditions:
-            used = sorted(roles_read(condition.writes) & roles.keys())
-            sources = {role: roles[role] for role in used}
-            wanted = [*map(role_of, condition.prompt), *roles_read(condition.writes)]
-            missing = next((item.missing[role] for role in wanted if role in item.missing), None)
-            # A prompt that is not there leaves the target's in its place, in a trial that is not run.
-            read = [donors.get(role_of(part), item.target) for part in condition.prompt]
-            prompt = _joined([encode(each.text) for each in read], tokenizer)
-            marked = {**donors, SELF: read[-1]}  # of donor+target the target's spans, which come last
-            before = len(prompt) - len(encode(read[-1].text))
-            spans, unmarked = finder.of(condition, marked, before)
-            places, unplaced = finder.places(design.probes, read[-1], before)
-            texts = [p.text for p in (*read, *(donors[role] for role in used))]
-            asked = asker.of(item, read[-1].text)
-            unknown = next((faults[text] for text in texts if faults[text] is not None), None)
-            fault = next((each for each in (missing, unknown, unmarked, unplaced, asked.fault) if each), None)
-            writes, changed = condition.writes, condition.weights
-            try:
-                writes, changed = for_group(writes, item.group), weights_for(changed, item.group)
-            except NoVector as error:
-                fault = fault or str(error)
-            if fault is None and len(prompt) < widest:
-                fault = f"a window of {widest} positions does not fit in a prompt of {len(prompt)} tokens"
-            fixed = max(map(len, asked.continuations.values()), default=0)
-            more = max(fixed, condition.sampling.max_new_tokens if design.decodes else 0)
-            seen = sorted({role_of(part) for part in condition.prompt} & roles.keys())
-            for repeat in range(design.repeats):
-                row = Row(
-                    ids=prompt,
-                    sampling=condition.sampling,
-                    writes=writes,
-                    sources=sources,
-                    spans=spans,
-                    stream=sampling_stream(design.sampling_seed, target, donor, item.occurrence, repeat),
-                    value_stream=value_stream(design.sampling_seed, target, donor, item.occurrence),
-                    draw=repeat,
-                    recompute=condition.recompute,
-                    replay_last_token=condition.replay_last_token,
-                    weights=changed,
-                )
-                trials.append(
-                    Trial(
-                        key=result_key(
-                            setting,
-                            row,
-                            item.occurrence,
-                            repeat,
-                            asked.tokens,
-                            asked.continuations,
-                            places,
-                        ),
-                        condition=condition.name,
-                        item=item.item_id,
-                        repeat=repeat,
-                        donor=item.donor.id,
-                        target=item.target.id,
-                        group=item.group,
-                        row=row,
-                        donor_ids={"donor": donor, **{role: roles[role] for role in seen}, **sources},
-                        invalid=_cannot_run(row, more, info) if fault is None else fault,
-                        split=NO_SPLIT if item.target.split is None else item.target.split,
-                        tokens=asked.tokens,
-                        continuations=asked.continuations,
-                        positions=places,
-                        more=more,
-                        words=asked.words,
-                    )
-                )
-    if asker.problems:
-        raise ConfigurationError(asker.problems)
-    return Plan(design.stage, tuple(_told_apart(trials)), design.decodes)
-
-
-def _told_apart(trials: Sequence[Trial]) -> Iterator[Trial]:
-    """Trials of one key whose texts are searched for different words - one prompt in two items with different
-    answers - as results of their own, since a result holds its scores. The first keeps the key."""
-    met: dict[str, list[Mapping[str, tuple[str, ...]]]] = {}
-    for trial in trials:
-        words = met.setdefault(trial.key, [])
-        if trial.words not in words:
-            words.append(trial.words)
-        yield replace(trial, key=nth_key(trial.key, words.index(trial.words)))
-
-
-@dataclass(frozen=True)
-class _Spans:
-    """The marked parts of a row's prompts, as tokens."""
-
-    finder: SpanFinder
-
-    def of(
-        self, condition: Condition, marked: Mapping[str, Prompt], before: int
-    ) -> tuple[dict[str, Span], str | None]:
-        """The spans that the writes of a condition name, as a row takes them, and why one is not there.
-
-        marked: the prompts by role, the row's own under SELF. before: tokens in front of the row's own.
-        """
-        spans: dict[str, Span] = {}
-        fault = None
-        for positions, side in (each for write in condition.writes for each in spans_read(write)):
-            prompt = marked.get(side)
-            if prompt is None:
-                continue  # an item without that donor, which the plan of its row says
-            try:
-                start, end = self.finder.find(positions, prompt)
-            except PositionError as error:
-                whose = "the prompt" if side == SELF else f"the {side} prompt"
-                fault = fault or f"{whose} {error}"
-                continue
-            if side == SELF:
-                spans[positions.span] = (start + before, end + before)
-            else:
-                spans[f"{side}/{positions.span}"] = (start, end)
-        return spans, fault
-
-    def places(
-        self, probes: Sequence[Probe], prompt: Prompt, before: int
-    ) -> tuple[dict[str, int], str | None]:
-        """The positions that probes name, in a row whose own prompt comes after `before` tokens, and why one
-        is not there."""
-        places: dict[str, int] = {}
-        for word in dict.fromkeys(probe.at for probe in probes if probe.at):
-            positions = Positions.parse(word)
-            try:
-                start, end = self.finder.find(positions, prompt)
-            except PositionError as error:
-                return places, f"the prompt {error}"
-            places[word] = before + (start if positions.end == "first" else end - 1)
-        return places, None
-
-
-def role_of(part: str) -> str:
-    """The role that a part of a condition's prompt names: `donor:pseudo_recursive` -> `pseudo_recursive`."""
-    return part.removeprefix("donor:")
-
-
-def _joined(parts: Sequence[tuple[int, ...]], tokenizer: Tokenizer) -> tuple[int, ...]:
-    first, *others = parts
-    return tokenizer.join(first, *others) if others else first
-
-
-def _cannot_run(row: Row, more: int, info: ModelInfo) -> str | None:
-    try:
-        plan = plan_for(row, info.windows or (None,) * info.layers, info.heads)
-    except PositionError as error:
-        return str(error)
-    longest = max(plan.slots + 1, *(len(ids) for ids in row.sources.values()), 0)
-    if longest + more > info.context:
-        return f"a context of {longest} tokens and {more} new ones do not fit in the model's {info.context}"
-    return None
+    layout = Layout(design, items, tokenizer, setting, info)
+    entries = Entries()
+    conditions, repeats = len(design.conditions), range(design.repeats)
+    for item in range(len(items)):
+        streams = [layout.stream(item, repeat) for repeat in repeats]
+        for condition in range(conditions):
+            face = layout.face(item, condition)
+            entries.of_face(face)
+            digest = face.text.digest
+            for repeat, stream in enumerate(streams):
+                entries.keys += digest(stream, repeat, repeat)
+    if layout.asker.problems:
+        raise ConfigurationError(layout.asker.problems)
+    of_item = np.repeat(np.arange(conditions, dtype=np.int32), design.repeats)
+    ledger = entries.ledger(
+        condition=np.tile(of_item, len(items)),
+        item=np.repeat(np.arange(len(items), dtype=np.int32), len(of_item)),
+        repeat=np.tile(np.arange(design.repeats, dtype=np.int32), len(items) * conditions),
+        conditions=[condition.name for condition in design.conditions],
+        items=[item.item_id for item in items],
+    )
+    return Plan(design.stage, Trials(layout, ledger), design.decodes)

@@ -6,6 +6,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+import numpy as np
+
 from backends.rowplan import RowPlan, plan_row
 from backends.writes import Write
 from runner.config.readouts.readout import LAYERED, Readout, leaves
@@ -74,8 +76,9 @@ def plan_gates(design: Design, plan: Plan) -> list[dict[str, str]]:
     warn). `feature_value`: a feature that is set to a value that it never takes on (warn).
     """
     gates, layers = _Gates(), _Gates()
+    firsts = _first_of_patterns(plan)
     for condition in design.conditions:
-        case = _Case(condition, _patterns(condition, plan))
+        case = _Case(condition, _patterns(plan, firsts.get(condition.name, ())))
         if condition.writes and case.rows:
             reach = {write.name: _reach(write, case, design) for write in condition.writes}
             _out_of_reach(gates, case, reach, design)
@@ -88,12 +91,23 @@ def plan_gates(design: Design, plan: Plan) -> list[dict[str, str]]:
     return [*gates.told(), *_entries_told(layers)]
 
 
-def _patterns(condition: Condition, plan: Plan) -> tuple[tuple[Trial, RowPlan], ...]:
-    """The trials that can run and differ in which positions are read or written. Repeats do not."""
+def _first_of_patterns(plan: Plan) -> dict[str, list[int]]:
+    """Condition -> the first trial that can run of each pattern of what is read and written."""
+    held = plan.ledger
+    rows = np.flatnonzero(held.runnable & (held.repeat == 0))
+    patterns = int(held.pattern.max(initial=0)) + 1
+    pairs = held.condition[rows].astype(np.int64) * patterns + held.pattern[rows]
+    found: dict[str, list[int]] = {}
+    for row in np.sort(rows[np.unique(pairs, return_index=True)[1]]).tolist():
+        found.setdefault(held.conditions[int(held.condition[row])], []).append(row)
+    return found
+
+
+def _patterns(plan: Plan, rows: Sequence[int]) -> tuple[tuple[Trial, RowPlan], ...]:
+    """Of trials those that differ in which positions are read or written."""
     found: dict[tuple[object, ...], tuple[Trial, RowPlan]] = {}
-    for trial in plan.trials:
-        if trial.condition != condition.name or trial.invalid is not None or trial.repeat > 0:
-            continue
+    for place in rows:
+        trial = plan.trials[int(place)]
         row = plan_row(trial.row)
         writes = tuple(
             (

@@ -20,6 +20,7 @@ from analyses.statistics.power import detectable, minimal_detectable_effect
 from analyses.tables.pairs import EQUIVALENCE, Declared, declared_pairs, pair, roles_read
 from analyses.wording import count, figure, listed, plural, together
 from runner.config.resolve import Design
+from runner.key_table import Places
 from runner.plan import Plan
 from runner.results.manifest import contrasts, describe_condition
 from runner.results.store import FINISHED
@@ -146,34 +147,33 @@ class _Pairs:
     once."""
 
     def __init__(self, plan: Plan, conditions: Mapping[str, Mapping[str, Any]]) -> None:
-        self._conditions = conditions
-        self._invalid: dict[str, frozenset[tuple[str, int]]] = {name: frozenset() for name in conditions}
-        rows: dict[str, list[dict[str, Any]]] = {}
-        for trial in plan.trials:
-            row = {"condition": trial.condition, "item": trial.item, "repeat": trial.repeat}
-            row |= {"donor": trial.donor, "target": trial.target, "donor_ids": trial.donor_ids}
-            row |= {"stage": plan.stage, "status": "ok", _PLANNED: 1.0}
-            if trial.invalid is None:
-                rows.setdefault(trial.condition, []).append(row)
-            else:
-                self._invalid[trial.condition] |= {(trial.item, trial.repeat)}
-        self._rows = rows
+        self._conditions, self._plan = conditions, plan
+        held = plan.ledger
+        self._rows: dict[str, Places] = {}
+        self._invalid: dict[str, bytes] = {}
+        in_order = np.argsort(held.condition, kind="stable")
+        ends = np.searchsorted(held.condition[in_order], np.arange(len(held.conditions) + 1))
+        for place, name in enumerate(held.conditions):
+            rows = in_order[ends[place] : ends[place + 1]]
+            self._rows[name] = rows[held.runnable[rows]]
+            lost = rows[~held.runnable[rows]]
+            units = np.stack((held.item[lost].astype(np.int64), held.repeat[lost].astype(np.int64)))
+            self._invalid[name] = units.tobytes()
         self._known: dict[Any, Planned] = {}
 
     def of(self, declared: Declared) -> Planned:
         """The pairs of one contrast."""
         names = declared[:2]
         roles = frozenset(role for name in names for role in roles_read(self._conditions.get(name, {})))
-        key = (roles, *(self._invalid.get(name, frozenset()) for name in names))
+        key = (roles, *(self._invalid.get(name, b"") for name in names))
         if key not in self._known:
             self._known[key] = self._counted(*names)
         return self._known[key]
 
     def _counted(self, first: str, second: str) -> Planned:
-        held = [row for name in (first, second) for row in self._rows.get(name, [])]
-        if not self._rows.get(first) or not self._rows.get(second):
+        if any(not len(self._rows.get(name, ())) for name in (first, second)):
             return Planned(0, {})
-        paired = pair(pd.DataFrame(held), first, second, _PLANNED, self._conditions)
+        paired = pair(self._table((first, second)), first, second, _PLANNED, self._conditions)
         sizes: dict[str, tuple[int, ...]] = {}
         seen: list[np.ndarray[Any, Any]] = []
         for name, labels in (*paired.donors.items(), ("target", paired.target)):
@@ -186,6 +186,29 @@ class _Pairs:
             alone = (1,) * int((codes < 0).sum())
             sizes[name] = (*np.bincount(codes[codes >= 0]).tolist(), *alone)
         return Planned(len(paired.first), sizes)
+
+    def _table(self, names: Sequence[str]) -> pd.DataFrame:
+        """The trials of some conditions as analyses read them."""
+        rows = np.concatenate([self._rows[name] for name in dict.fromkeys(names)])
+        held = self._plan.ledger
+        columns = {
+            "condition": np.array(held.conditions, dtype=object)[held.condition[rows]],
+            "item": np.array(held.items, dtype=object)[held.item[rows]],
+            "repeat": held.repeat[rows].astype(np.int64),
+            "stage": self._plan.stage,
+            "status": "ok",
+            _PLANNED: 1.0,
+        }
+        # Repeats have the prompts of the first.
+        units = np.stack((held.condition[rows], held.item[rows]), axis=1)
+        _, first, again = np.unique(units, axis=0, return_index=True, return_inverse=True)
+        made = map(self._plan.trials.__getitem__, rows[first].tolist())
+        prompts = [(trial.donor, trial.target, trial.donor_ids) for trial in made]
+        for column, each in zip(("donor", "target", "donor_ids"), zip(*prompts, strict=True), strict=True):
+            once = np.empty(len(each), dtype=object)
+            once[:] = each
+            columns[column] = once[again.ravel()]
+        return pd.DataFrame(columns)
 
 
 def _detectable(pairs: Planned, spread: Spread, kind: str, level: float) -> float | None:

@@ -3,31 +3,38 @@ plan."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 
 from analyses.tables.join import PLAN_SCHEMA
+from backends.clock import Clock
 from backends.contract import Backend, BackendError, ModelInfo
 from backends.hub import fetch
 from backends.probes.kinds import faults
 from backends.tokenizer import Tokenizer
-from runner.config.compose import config_folders
 from runner.config.errors import ConfigurationError, Problem
+from runner.config.folders import config_folders
 from runner.config.readouts.readout import Readout, ReadoutError, with_scope
 from runner.config.resolve import Condition, Design
 from runner.config.stages.known import ItemId, Plain
 from runner.config.writes.vectors import Undefined, foreign, foreign_in, undefined_in
+from runner.key_table import hexes
 from runner.keys import Setting, canonical_probe
+from runner.layout import Layout, Reading, split_of
 from runner.model_source import load_backend, model_source
-from runner.plan import Plan, make_plan, role_of
+from runner.plan import Plan, Trials, make_plan, role_of
 from runner.prompts.asked import Asker
 from runner.prompts.banks import Bank
 from runner.prompts.pairing import Item, Pairing, choose, pair, read_banks, summarise
 from runner.prompts.sets import with_sets
+from runner.results.rows import Parts, Rows
+
+PART = 4096  # rows of a plan that are a table at a time
 
 
 @dataclass(frozen=True)
@@ -53,15 +60,19 @@ def prepare(
     *,
     download: bool = True,
     keep: frozenset[ItemId] | None = None,
+    clock: Clock | None = None,
 ) -> Prepared:
     """Load and plan. only_item: keep this item alone. download: whether weights that are not here are
-    downloaded. keep: ids of donor and target of the items that a choice keeps, None for all.
+    downloaded. keep: ids of donor and target of the items that a choice keeps, None for all. clock: takes up
+    the seconds of `load`.
 
     Raises ConfigurationError (banks, words of readouts), BackendError (model; weights that are neither here
     nor to be had).
     """
-    source = fetch(model_source(design), download=download)
-    tokenizer = Tokenizer.load(source, design.model.chat_template)
+    clock = Clock() if clock is None else clock
+    with clock.during("load"):
+        source = fetch(model_source(design), download=download)
+        tokenizer = Tokenizer.load(source, design.model.chat_template)
     count = lru_cache(maxsize=None)(lambda text: len(tokenizer.encode(text)))
     banks = read_banks(design.prompts, config_folders(config_dir))
     items = pair(design.prompts, banks, design.n, count)
@@ -72,7 +83,8 @@ def prepare(
     if only_item is not None:
         items = items[only_item : only_item + 1]
     design = with_sets(design, choose(design.prompts, banks), tokenizer)
-    backend = load_backend(source, design)
+    with clock.during("load"):
+        backend = load_backend(source, design)
     refuse_vectors(design.conditions, backend.info)
     check_writes(backend, design.conditions)
     info = backend.info
@@ -185,28 +197,61 @@ def _of_one_type(values: Sequence[Plain | None]) -> list[Plain | None]:
     return [None if value is None else str(value) for value in values]
 
 
-def plan_table(plan: Plan, design: Design) -> pa.Table:
-    """The plan as a table, one row per trial; grid axes become columns."""
-    grids = {condition.name: condition.grid for condition in design.conditions}
+def plan_rows(plan: Plan, design: Design) -> Rows:
+    """The plan of a stage as a table, one row per trial, a part at a time; grid axes become columns."""
     trials = plan.trials
-    columns = {
-        "key": [t.key for t in trials],
-        "experiment": [design.name] * len(trials),
-        "stage": [plan.stage] * len(trials),
-        "condition": [t.condition for t in trials],
-        "item": [t.item for t in trials],
-        "donor": [t.donor for t in trials],
-        "target": [t.target for t in trials],
-        "group": [t.group for t in trials],
-        "split": [t.split for t in trials],
-        "repeat": [t.repeat for t in trials],
-        "seed": [design.sampling_seed] * len(trials),
-        "reason": [t.invalid for t in trials],
-        "target_ids": [list(t.row.ids) for t in trials],
-        "donor_ids": [[(role, list(ids)) for role, ids in t.donor_ids.items()] for t in trials],
+    assert isinstance(trials, Trials)
+    held, layout = trials.ledger, trials.layout
+    texts = {
+        "condition": (pa.array(held.conditions, pa.string()), held.condition),
+        "item": (pa.array(held.items, pa.string()), held.item),
+        "donor": (pa.array([item.donor.id for item in layout.items], pa.string()), held.item),
+        "target": (pa.array([item.target.id for item in layout.items], pa.string()), held.item),
+        "group": (pa.array([item.group for item in layout.items], pa.string()), held.item),
+        "split": (pa.array([split_of(item) for item in layout.items], pa.string()), held.item),
+        "reason": (pa.array([*held.reasons, None], pa.string()), held.reason),  # the last is that of -1
+        "target_ids": (pa.array(held.prompts, pa.list_(pa.int32())), held.prompt),
     }
-    table = pa.table(columns, schema=PLAN_SCHEMA)
-    for axis in dict.fromkeys(axis for grid in grids.values() for axis in grid):
-        values = [grids[t.condition].get(axis) for t in trials]
-        table = table.append_column(f"grid.{axis}", pa.array(_of_one_type(values)))
-    return table
+    axes = {}
+    for axis in dict.fromkeys(axis for condition in design.conditions for axis in condition.grid):
+        values = _of_one_type([condition.grid.get(axis) for condition in design.conditions])
+        axes[f"grid.{axis}"] = pa.array(values) if len(held.keys) else pa.nulls(0)
+
+    def part(rows: slice) -> pa.Table:
+        keys = held.keys[rows]
+        alone = {"experiment": design.name, "stage": plan.stage, "seed": design.sampling_seed}
+        columns = {name: pa.repeat(value, len(keys)) for name, value in alone.items()}
+        columns |= {
+            "key": pa.array(hexes(keys), pa.string()),
+            "repeat": pa.array(held.repeat[rows], pa.int64()),
+        }
+        for name, (values, places) in texts.items():
+            columns[name] = values.take(pa.array(places[rows].astype(np.int64) % len(values)))
+        columns["donor_ids"] = _donor_ids(layout, held.item[rows].tolist(), held.condition[rows].tolist())
+        table = pa.table({name: columns[name] for name in PLAN_SCHEMA.names}, schema=PLAN_SCHEMA)
+        of_condition = pa.array(held.condition[rows])
+        for name, values in axes.items():
+            table = table.append_column(name, values.take(of_condition))
+        return table
+
+    def parts() -> Iterator[pa.Table]:
+        for first in range(0, len(held.keys), PART):
+            yield part(slice(first, first + PART))
+
+    return Rows(part(slice(0, 0)).schema, Parts(parts))
+
+
+def _donor_ids(layout: Layout, items: Sequence[int], conditions: Sequence[int]) -> pa.Array:
+    """The donors of trials by role, each set of them turned into a map once."""
+    known: dict[int, int] = {}
+    held: list[Reading] = []  # kept, so that no two have the same id
+    places = []
+    for item, condition in zip(items, conditions, strict=True):
+        reading = layout.reading(item, condition)
+        place = known.setdefault(id(reading), len(held))
+        if place == len(held):
+            held.append(reading)
+        places.append(place)
+    maps = [[(role, list(ids)) for role, ids in each.donor_ids.items()] for each in held]
+    distinct = pa.array(maps, PLAN_SCHEMA.field("donor_ids").type)
+    return distinct.take(pa.array(places, pa.int64()))

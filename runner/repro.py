@@ -23,14 +23,14 @@ from runner.config.stages.choice_words import choice_named
 from runner.config.stages.known import MEASURE
 from runner.config.stages.spec import MeasureStageSpec
 from runner.execute import Executor, Result
-from runner.plan import Trial
+from runner.plan import Plan, Trial
 from runner.plan_gates import plan_gates
 from runner.prepare import Prepared, prepare
 from runner.repeated import Repeated, held_against
 from runner.results.manifest import describe_run, describe_stage
 from runner.results.resume import from_row
 from runner.results.stored import composed_of, stored_config, stored_known
-from runner.schedule import batches
+from runner.schedule import Batch
 
 FULL = "float32"
 _INPUTS = ("model", "measurement")  # differences that change every key
@@ -212,25 +212,25 @@ def _of_stage(
 ) -> Iterator[Repeated]:
     planned = {trial.key: trial for trial in prepared.plan.trials}
     chosen = list(dict.fromkeys(rows["key"]))
-    stage = prepared.plan.stage
-    parts: list[list[Trial]] = [[planned[key] for key in chosen]]
+    again: dict[str, Result] = {}
+    executor = Executor(
+        prepared.backend,
+        prepared.tokenizer,
+        prepared.design.measured,
+        lambda results: again.update({result["key"]: result for result in results}),
+        _Quiet(note),
+        prepared.design.backend.max_rows,
+    )
+    parts = list(executor.batches([planned[key] for key in chosen]))
     if low:
-        parts = _as_they_were(prepared, kept[kept["stage"] == stage], rows, planned)
-    total = sum(map(len, parts))
+        own = kept[kept["stage"] == prepared.plan.stage]
+        parts = _as_they_were(executor, prepared.plan, own, rows)
+    total = sum(len(batch.trials) for batch in parts)
     beside = f", {total} with the rest of their batches" if total > len(chosen) else ""
     verb = "is" if len(chosen) == 1 else "are"
+    stage = prepared.plan.stage
     note(f"{plural(len(chosen), 'trial')} of {stage} {verb} run again{beside}")
-    again: dict[str, Result] = {}
-    watcher = _Quiet(note)
-    for part in parts:
-        Executor(
-            prepared.backend,
-            prepared.tokenizer,
-            prepared.design.measured,
-            lambda results: again.update({result["key"]: result for result in results}),
-            watcher,
-            prepared.design.backend.max_rows,
-        ).run(part)
+    executor.run_batches(parts)
     elsewhere = any(each.of in _COMPUTER for each in found)
     orders = _receipt_orders(manifest, stage)
     for record in rows.to_dict(orient="records"):
@@ -244,24 +244,22 @@ def _receipt_orders(manifest: Mapping[str, Any], stage: str) -> dict[str, list[s
     return {name: list(body.get("receipt_order") or ()) for name, body in section["conditions"].items()}
 
 
-def _as_they_were(
-    prepared: Prepared, kept: pd.DataFrame, rows: pd.DataFrame, planned: Mapping[str, Trial]
-) -> list[list[Trial]]:
+def _as_they_were(executor: Executor, plan: Plan, kept: pd.DataFrame, rows: pd.DataFrame) -> list[Batch]:
     """The batches that hold the chosen trials, as the run had them if it computed all of its own trials at
     once. A trial whose batch cannot have been that one is run alone."""
     own = kept[kept["origin"].isna()]
     sizes = dict(zip(own["key"], own["batch_rows"], strict=True))
-    todo = [
-        planned[key] for key in dict.fromkeys(trial.key for trial in prepared.plan.trials) if key in sizes
-    ]
+    planned = {trial.key: trial for trial in plan.trials}
+    todo = [trial for key, trial in planned.items() if key in sizes]
     wanted = set(rows["key"])
-    parts: list[list[Trial]] = []
-    for batch in batches(todo, prepared.backend.footprint, prepared.design.backend.max_rows):
-        mine = [trial for trial in batch if trial.key in wanted]
-        if mine and (not prepared.plan.decodes or all(sizes[trial.key] == len(batch) for trial in mine)):
+    parts: list[Batch] = []
+    for batch in executor.batches(todo):
+        mine = [trial for trial in batch.trials if trial.key in wanted]
+        widest = max(sizes[trial.key] for trial in batch.trials)
+        if mine and (not plan.decodes or widest == batch.together):
             parts.append(batch)
             wanted -= {trial.key for trial in mine}
-    return parts + [[planned[key]] for key in rows["key"] if key in wanted]
+    return parts + [Batch((planned[key],), 1) for key in rows["key"] if key in wanted]
 
 
 @dataclass(frozen=True)

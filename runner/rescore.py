@@ -22,8 +22,8 @@ from analyses.tables.columns import RECEIPTS
 from analyses.tables.join import HELD, TAIL_TYPES
 from analyses.tables.run import Run, TableError
 from analyses.tables.stages import sections, staged
-from runner.config.compose import config_folders
 from runner.config.errors import listed
+from runner.config.folders import config_folders
 from runner.config.resolve import config_hash
 from runner.prompts.pools import BankReader
 from runner.rescore_readouts import TextStage, TextWords, stages_with, with_readouts

@@ -16,8 +16,8 @@ from analyses.tables.stages import DONE, MEASURE, flat_name, sections, staged
 from backends.positions import PositionError
 from backends.tokenizer import Tokenizer
 from runner.config.complaints import complaint, existing_path
-from runner.config.compose import config_folders, options
 from runner.config.errors import ConfigurationError, Problem, listed, suggestion
+from runner.config.folders import config_folders, options
 from runner.config.layers import LayerError
 from runner.config.provenance import LoadedFile
 from runner.config.readouts.faults import readout_faults

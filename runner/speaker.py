@@ -34,6 +34,10 @@ class Speaker:
     def say(self, sentence: str, style: str = "") -> None:
         """One sentence, at once. Markup in it is shown as it stands."""
         self.console.print(Text(sentence, style=style), highlight=False)
+        self.write(sentence)
+
+    def write(self, sentence: str) -> None:
+        """One sentence for the log alone."""
         with suppress(OSError):  # the terminal has said it; a full disk must not hide why the run stops
             self._log.write(f"{datetime.now().isoformat(timespec='seconds')} {sentence}\n")
             self._log.flush()

@@ -51,8 +51,7 @@ def try_item(words: list[str], config_dir: Path | None, console: Console) -> int
     console.print(Panel(Text(pair.target.text), title=f"target {pair.target.id}", title_align="left"))
     trials = [t for t in prepared.plan.trials if t.repeat == 0]
     runnable = [t for t in trials if t.invalid is None]
-    times = {"decode": 0.0, "score": 0.0}
-    found = measure(prepared.backend, prepared.tokenizer, prepared.design.measured, runnable, times)
+    found = measure(prepared.backend, prepared.tokenizer, prepared.design.measured, runnable)
     results = {result["key"]: result for result in found}
     for trial in trials:
         condition = design.condition(trial.condition)

@@ -12,7 +12,8 @@ from backends.hub import fetch
 from backends.rows import GREEDY, Row
 from backends.tokenizer import Tokenizer
 from runner.config.check import check
-from runner.config.compose import compose, conf_dir
+from runner.config.compose import compose
+from runner.config.folders import conf_dir
 from runner.config.resolve import resolve
 from runner.model_source import load_backend, model_source
 from runner.prompts.banks import read_bank

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from runner.config.catalogue import catalogue, list_experiments, show
+from runner.config.catalogue import catalogue, list_experiments
 from runner.config.check import check
 from runner.config.compose import compose, expand_sweep
 from runner.config.errors import ConfigurationError
 from runner.config.layers import rescale
+from runner.config.shown import show
 from tests.configuring import KV_ONLY, body, design, faults
 
 EXPERIMENTS = ("n300_kv_only", "n300_controls", "n300_as_published")

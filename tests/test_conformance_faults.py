@@ -199,13 +199,13 @@ def keys_without_values(patch: pytest.MonkeyPatch) -> None:
 
 def first_row_of_window(patch: pytest.MonkeyPatch) -> None:
     """Every hold takes the first row of the donor's window."""
-    touch = edits.DecodeEdit.touch
+    values = edits.DecodeEdit.values
 
-    def first(self, step, weight, place=0):
-        table = None if self.table is None else self.table[:, :1].expand_as(self.table)
-        return touch(replace(self, table=table), step, weight, place)
+    def first(self, t):
+        table = None if self.table is None else self.table[:, :, :1].expand_as(self.table).contiguous()
+        return values(replace(self, table=table), t)
 
-    patch.setattr(edits.DecodeEdit, "touch", first)
+    patch.setattr(edits.DecodeEdit, "values", first)
 
 
 def noise_of_next_step(patch: pytest.MonkeyPatch) -> None:

@@ -30,7 +30,7 @@ from analyses.summary.summary import summarise
 from analyses.summary.terminal import print_summary
 from analyses.tables.pairs import Paired, pair
 from analyses.tables.run import Run
-from backends.rows import Row
+from backends.rows import GREEDY, Row
 from runner.config.resolve import Design
 from runner.plan import Plan, Trial
 from runner.power_before import power_before
@@ -400,7 +400,7 @@ def planned(asked: Design, n: int = 40, donors: int = 8, targets: int = 10, inva
             donor=f"d{i % donors}",
             target=f"t{i % targets}",
             group="",
-            row=cast(Row, None),
+            row=Row((i,), GREEDY),
             donor_ids={"donor": (i % donors,)},
             invalid="too short" if i < invalid and condition.name == "kv_only" else None,
         )

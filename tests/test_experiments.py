@@ -15,7 +15,7 @@ import yaml
 import runner
 from backends.writes import Write
 from runner import status
-from runner.config.compose import conf_dir
+from runner.config.folders import conf_dir
 from runner.config.resolve import Design
 from runner.job import RunResult
 from tests.configuring import design

@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runner.config.check import resolved_mapping
-from runner.config.compose import compose, conf_dir
+from runner.config.compose import compose
+from runner.config.folders import conf_dir
 from runner.config.layers import LayerError, rescale, resolve_layers
 from runner.config.resolve import config_hash
 from tests.configuring import KV_ONLY, design, faults
@@ -122,6 +123,7 @@ def test_hash_ignores_where_and_how_but_not_what() -> None:
         "allow_inert=true",
     )
     assert hashed(*aside, "backend.memory_budget=1GiB", "backend.max_rows=4", "backend.threads=1") == base
+    assert hashed("backend.workers=2") == base
     for change in (
         "limit=5",
         "sampling.seed=0",

@@ -27,7 +27,7 @@ from backends.tokenizer import Tokenizer
 from backends.torch.sites import LAYOUTS
 from organisms import weights_dir
 from runner import status
-from runner.config.compose import conf_dir
+from runner.config.folders import conf_dir
 from runner.config.layers import rescale
 from runner.model_source import load_backend, model_source
 from tests.configuring import KV_ONLY, design

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -89,3 +90,77 @@ def test_a_small_change_of_logits_changes_few_tokens():
     before = sampler.draw(logits, 0)[0]
     after = sampler.draw(logits + 0.01 * torch.randn(4000, 50, generator=generator), 0)[0]
     assert (before != after).float().mean() < 0.03
+
+
+def plain_draw(
+    sampler: sampling.Sampler, streams: list[int], logits: torch.Tensor, step: int
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """The draw as one formula over whole rows, its noise from the reference in numpy."""
+    hot = sampler.temperature > 0
+    scale = torch.where(hot, sampler.temperature, torch.ones_like(sampler.temperature))
+    scores = sampling.truncate(logits / scale[:, None], sampler.top_k, sampler.top_p, hot)
+    keys = noise.step_keys(np.array(streams, np.uint64), step)
+    uniforms = torch.from_numpy(noise.uniform(keys, logits.shape[1]))
+    scores = torch.where(hot[:, None], scores + -torch.log(-torch.log(uniforms)), scores)
+    best, index = scores.topk(2, dim=-1)
+    return index[:, 0], (best[:, 0] - best[:, 1]) * scale, torch.isfinite(best[:, 0])
+
+
+SETTINGS = (
+    Sampling(0.0, 1),
+    Sampling(1.0, 1),
+    Sampling(0.8, 1, top_k=5),
+    Sampling(1.3, 1, top_p=0.7),
+    Sampling(1e-3, 1, top_k=1),
+    Sampling(50.0, 1, top_k=40, top_p=0.9),
+)
+STRANGE = ("none", "ties", "all equal", "cut off", "not a number", "infinite")
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(SETTINGS), st.sampled_from(STRANGE), st.integers(0, 2**64 - 1)),
+        min_size=1,
+        max_size=6,
+    ),
+    st.sampled_from([2, 3, 17, 934, 5000]),
+    st.integers(0, 2000),
+    st.integers(0, 2**31),
+    st.sampled_from([64, 2000, sampling._CHUNK]),
+)
+def test_a_draw_is_the_plain_formula_bit_for_bit(rows, vocabulary, step, seed, chunk):
+    streams = [stream for _, _, stream in rows]
+    sampler = sampling.Sampler.of(
+        [Row((0,), asked, stream=stream) for asked, _, stream in rows], vocabulary, torch.device("cpu")
+    )
+    logits = 5 * torch.randn(len(rows), vocabulary, generator=torch.Generator().manual_seed(seed))
+    for row, (_, strange, _) in zip(logits, rows, strict=True):
+        if strange == "ties":
+            row.round_()
+        elif strange == "all equal":
+            row.fill_(1.5)
+        elif strange == "cut off":
+            row[1:] = -torch.inf
+        elif strange != "none":
+            row[-1] = torch.nan if strange == "not a number" else torch.inf
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sampling, "_CHUNK", chunk)
+        found = sampler.draw(logits.clone(), step)
+        each = sampler.draw(logits.clone(), torch.full((len(rows),), step))
+    expected = plain_draw(sampler, streams, logits, step)
+    for ours, again, theirs in zip(found, each, expected, strict=True):
+        assert torch.equal(ours, again) or torch.isnan(theirs).any()
+        assert torch.equal(torch.nan_to_num(ours.double()), torch.nan_to_num(theirs.double()))
+
+
+def test_a_step_is_each_row_s_own_and_the_logits_stay_as_they_were():
+    rows = [Row((0,), Sampling(1.0, 9), stream=noise.stream_of("steps", i)) for i in range(40)]
+    sampler = sampling.Sampler.of(rows, 300, torch.device("cpu"))
+    logits = torch.randn(40, 300)
+    before = logits.clone()
+    mixed = sampler.draw(logits, torch.arange(40) % 3)[0]
+    alone = torch.stack([sampler.draw(logits, step)[0] for step in range(3)])
+    assert torch.equal(mixed, alone[torch.arange(40) % 3, torch.arange(40)])
+    assert len(set(map(tuple, alone.tolist()))) == 3
+    assert torch.equal(logits, before)

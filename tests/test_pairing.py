@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from runner.config.compose import conf_dir
 from runner.config.errors import ConfigurationError
+from runner.config.folders import conf_dir
 from runner.config.prompts.spec import BankChoice, DonorsSpec, PairingSpec, PromptsSpec, RoleSpec
 from runner.prompts.banks import Bank, Prompt, find_bank, read_bank
 from runner.prompts.pairing import pair, read_banks, summarise

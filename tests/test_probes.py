@@ -542,7 +542,7 @@ def test_all_probes_of_the_prompt_share_one_run(llama):
         assert shapes == [(4, 8), (4, 1), (4, 3), (4, 3)]
         shapes.clear()
         backend.score(rows, [Probe("perplexity", "ppl")])
-        assert shapes == [(4, 11)]
+        assert shapes == [(2, 11)]  # two texts, however often each is asked about
         shapes.clear()
         backend.score(rows[1::2], [Probe("kl", "drift")])
         assert shapes == [(4, 8), (4, 1)]  # two written rows, and their prompts without the write

@@ -26,8 +26,8 @@ from backends.positions import PositionError
 from backends.tokenizer import Tokenizer
 from backends.torch.backend import TorchBackend
 from runner import status
-from runner.config.compose import conf_dir
 from runner.config.errors import ConfigurationError
+from runner.config.folders import conf_dir
 from runner.config.readouts.readout import Readout, read_source, resolve_readouts
 from runner.keys import canonical_probe
 from runner.model_source import model_source

@@ -11,6 +11,7 @@ import time
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import yaml
@@ -181,7 +182,8 @@ def test_a_new_control_runs_only_its_own_trials(cli, tmp_path):
 def test_results_do_not_depend_on_batches_or_their_order(cli, tmp_path, monkeypatch):
     cli("+experiment=n300_controls", *SMALL, "output_root=all")
     cli("+experiment=n300_controls", *SMALL, "output_root=few", "backend.max_rows=7")
-    monkeypatch.setattr("runner.schedule._order", lambda trial: trial.key)
+    mixed = np.random.default_rng(0).permutation
+    monkeypatch.setattr("runner.schedule._order", lambda held, rows: mixed(len(rows)))
     cli("+experiment=n300_controls", *SMALL, "output_root=mixed", "backend.max_rows=13")
     tables = [table(tmp_path / root / "n300_controls" / "v0001") for root in ("all", "few", "mixed")]
     pd.testing.assert_frame_equal(tables[0], tables[1])
@@ -375,9 +377,9 @@ def breaking(monkeypatch):
     real = TorchBackend.decode
 
     def install(fails) -> None:
-        def decode(self, rows):
+        def decode(self, rows, start=None, together=None):
             fails(rows)
-            return real(self, rows)
+            return real(self, rows, start, together)
 
         monkeypatch.setattr(TorchBackend, "decode", decode)
 

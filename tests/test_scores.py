@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from backends.measures import Probe
 from organisms.grammar.languages import LANGUAGES
 from organisms.grammar.refusal import requests
-from runner.config.compose import conf_dir
+from runner.config.folders import conf_dir
 from runner.config.readouts.derivation import Derivation, Entry
 from runner.config.readouts.readout import Readout, Source, leaves
 from runner.plan import Trial
@@ -277,12 +277,13 @@ def test_stored_results_are_scored_again_as_this_configuration_asks() -> None:
         "text": text,
         "scores": {"lens.rank": [9.0, 0.0, 0.0], "a": 1, "said": 0.0, "score": 5, "old": 1},
     }
-    again = Rescoring(Scorer.of([said, first("a", "lens.rank"), lens()]), {"k": {"said": ("stop",)}})
-    assert again.rescored(result)["scores"] == {"lens.rank": [9.0, 0.0, 0.0], "said": 1.0, "a": 6}
-    assert again.rescored(again.rescored(result)) == again.rescored(result)
+    again, words = Rescoring(Scorer.of([said, first("a", "lens.rank"), lens()])), {"said": ("stop",)}
+    scored = again.scored(result, words)
+    assert scored["scores"] == {"lens.rank": [9.0, 0.0, 0.0], "said": 1.0, "a": 6}
+    assert again.scored(scored, words) == scored
     assert result["scores"]["a"] == 1  # the stored one stays as it is
     invalid = {**result, "status": "invalid", "scores": {}}
-    assert again.rescored(invalid)["scores"] == {}
+    assert again.scored(invalid, words)["scores"] == {}
 
 
 # --- words of an item

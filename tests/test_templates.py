@@ -16,8 +16,9 @@ from scipy.sparse import csr_array
 from scipy.sparse.csgraph import maximum_bipartite_matching
 
 from organisms.grammar.in_context import MAPS, query, shots
-from runner.config.compose import compose, config_folders
+from runner.config.compose import compose
 from runner.config.errors import ConfigurationError
+from runner.config.folders import config_folders
 from runner.config.prompts.spec import PromptsSpec, TemplateSpec
 from runner.plan import Trial
 from runner.prepare import prepare

@@ -167,7 +167,7 @@ def test_batches_hold_one_kind_of_weights_and_each_is_entered_once(
     trials, backend = prepared.plan.trials, prepared.backend
     assert isinstance(backend, TorchBackend)
     ample = Footprint(1, 1, 1 << 40)
-    found = [[trial.row.weights for trial in batch] for batch in batches(trials, ample, None)]
+    found = [[trial.row.weights for trial in batch.trials] for batch in batches(trials, ample, None)]
     assert [len(each) for each in found] == [4, 4, 4] and all(len(set(each)) == 1 for each in found)
     assert found[0][0] is None
     entered: list[bytes] = []

@@ -16,8 +16,8 @@ from backends.sae import read as read_sae
 from backends.sae.types import Conventions
 from backends.tokenizer import Tokenizer
 from backends.writes import Features, Value
-from runner.config.compose import config_folders
 from runner.config.errors import ConfigurationError
+from runner.config.folders import config_folders
 from runner.config.resolve import Design
 from runner.config.writes.values import NamedSet
 from runner.config.writes.vectors import constant_of

@@ -9,7 +9,7 @@ import pytest
 
 from backends.positions import Positions
 from backends.writes import LAYERLESS, SELF, Heads, Under, Value, Write
-from runner.config.compose import config_folders
+from runner.config.folders import config_folders
 from tests.configuring import body, design, faults
 from tests.writing import EDGE, RESID, TWO_HOP, WIDTH, refused, resolved, wrong
 

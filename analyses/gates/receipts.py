@@ -95,8 +95,8 @@ def _receipt(
     condition: str, write: str, spec: Mapping[str, Any], lookup: Lookup, rows: Positions, tokens: int
 ) -> Receipt:
     def values(field: str) -> Floats:
-        held = lookup.numbers(f"{write}.{field}")
-        return np.empty(0, dtype=np.float64) if held is None else held[rows]
+        held = lookup.numbers_at(f"{write}.{field}", rows)
+        return np.empty(0, dtype=np.float64) if held is None else held
 
     def total(field: str) -> int:
         column = values(field)

@@ -24,6 +24,7 @@ WHERE = (
     "backend.memory_budget",
     "backend.max_rows",
     "backend.threads",
+    "backend.workers",
 )
 # What is asked of the trials once they are there: told last, for no trial differs by it.
 _AFTERWARDS = ("analyses", "contrasts", "figures", "findings", "published")

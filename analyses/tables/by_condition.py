@@ -54,5 +54,8 @@ def numbers(trials: pd.DataFrame, column: str) -> NDArray[np.float64] | None:
     """A column as numbers, NaN where there is none; None where the table does not have the column."""
     if column not in trials.columns:
         return None
-    held = pd.to_numeric(trials[column], errors="coerce")
+    held = trials[column]
+    if held.dtype == np.float64:
+        return held.to_numpy()  # no copy: of a large table each column counts
+    held = pd.to_numeric(held, errors="coerce")
     return np.asarray(held.to_numpy(dtype=np.float64, na_value=np.nan))

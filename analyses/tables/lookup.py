@@ -95,6 +95,21 @@ class Lookup:
             self._numbers[column] = numbers(self.trials, column)
         return self._numbers[column]
 
+    def numbers_at(self, column: str, rows: Positions) -> Floats | None:
+        """The same of some rows; a column that is asked for in this way alone is not kept."""
+        if column not in self.trials.columns:
+            return None
+        if column not in self._held:
+            held = self.trials[column]
+            narrow = held.dtype == np.float32
+            self._held[column] = held.to_numpy() if narrow else self.numbers(column)
+        found = self._held[column]
+        return None if found is None else found[rows].astype(np.float64)
+
+    @cached_property
+    def _held(self) -> dict[str, NDArray[np.floating[Any]] | None]:
+        return {}
+
     def conditions(self, manifest: Mapping[str, Any]) -> tuple[str, ...]:
         """Names of the conditions, in the manifest's order; those that only the table knows come last."""
         declared = list(manifest.get("conditions", {}))

@@ -56,7 +56,14 @@ class Roles:
 
     @staticmethod
     def of(column: pd.Series) -> Roles:
-        """The roles of a column of maps, or of lists of pairs, from role to tokens."""
+        """The roles of a column of maps, or of lists of pairs, from role to tokens; also of categories of
+        such cells, which are looked at once each."""
+        if isinstance(column.dtype, pd.CategoricalDtype):
+            each = _roles_of_python(pd.Series(column.cat.categories, dtype=object))
+            places = column.cat.codes.to_numpy()
+            # The last is of cells that are missing.
+            found = {role: np.append(codes, -1)[places] for role, codes in each.codes.items()}
+            return Roles(found, each._prompts)
         held = _arrow(column, pa.types.is_map)
         return _roles_of_python(column) if held is None else _roles_of_arrow(held)
 

@@ -66,6 +66,11 @@ def load_run(folder: Path | str) -> Run:
     return Run(trials=trials, manifest=manifest, folder=folder)
 
 
+def read_trials(folder: Path) -> pd.DataFrame:
+    """The table of a run that has ended. Raises TableError where it cannot be read."""
+    return _frame(_read_parquet(folder / "trials.parquet"))
+
+
 def value_columns(trials: pd.DataFrame) -> tuple[str, ...]:
     """The scalar readouts of a table: the behaviour scores first, then every other numeric column.
 

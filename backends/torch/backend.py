@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import copy
+import traceback
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import replace
+from threading import Event
+from typing import TypeVar
 
 import numpy as np
 import torch
 
+from backends.clock import Clock
 from backends.contract import (
     BackendError,
     Captured,
@@ -28,11 +33,13 @@ from backends.probes.kinds import UNWRITTEN
 from backends.rowplan import RowPlan, plan_for, plan_row
 from backends.rows import Decoded, Row, by_weights
 from backends.torch import weights
+from backends.torch.beside import twin, usable_cores, workers_for
 from backends.torch.capture import capture_prompts, ensure_sources, reduced
 from backends.torch.edits import Recorded, Recording, RecordingKey, recording_key
 from backends.torch.effects import check_vector
 from backends.torch.features import check_features
-from backends.torch.generate import generate
+from backends.torch.footprint import Memory
+from backends.torch.generate import Stepping, generate
 from backends.torch.hooks import Board, Spot
 from backends.torch.kv import check_rope
 from backends.torch.loading import load
@@ -42,20 +49,37 @@ from backends.torch.progress import Recorder
 from backends.torch.recompute import regenerate
 from backends.torch.score.bench import Bench
 from backends.torch.score.measure import refuse, score
-from backends.torch.sources import Sources
+from backends.torch.sources import Holding
 from backends.writes import Constant, Site, Write
+
+_Item = TypeVar("_Item")
+# How allocations fail that are not told by a type of their own: on the CPU, and in CUDA and its libraries.
+OUT_OF_MEMORY = (
+    "can't allocate memory",  # DefaultCPUAllocator
+    "not enough memory",
+    "bad_alloc",
+    "ALLOC_FAILED",  # cuBLAS, cuDNN, cuSOLVER
+    "ALLOCATION_FAILED",
+    "CUDA error: out of memory",
+)
+SHARE = 4  # captures and scores take in a quarter of what a batch may: it may hold its cache meanwhile
 
 
 @contextmanager
 def memory_as_ours() -> Iterator[None]:
-    """Turn torch's out-of-memory error, wherever in a batch it arises, into the contract's."""
+    """Turn what torch, its libraries and numpy raise when memory runs out, wherever in a batch, into the
+    contract's error. What the batch held is free by then, so that a smaller one can follow."""
     try:
         yield
-    except RuntimeError as error:
-        on_device = isinstance(error, torch.OutOfMemoryError)
-        if on_device or "can't allocate memory" in str(error):
-            raise OutOfMemory(str(error).splitlines()[0]) from error
-        raise
+    except (RuntimeError, MemoryError) as error:
+        told = str(error)
+        ours = isinstance(error, torch.OutOfMemoryError | MemoryError)
+        if not ours and not any(words in told for words in OUT_OF_MEMORY):
+            raise
+        traceback.clear_frames(error.__traceback__)  # they hold the batch's tensors
+        if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+            torch.cuda.empty_cache()
+        raise OutOfMemory(told.splitlines()[0] if told else type(error).__name__) from error
 
 
 def _every(writes: Iterable[Write]) -> Iterator[Write]:
@@ -72,15 +96,29 @@ def _check_start(rows: Sequence[Row], start: Start | None) -> None:
         raise BackendError("start: rows with weights of their own have no prefix to begin from")
 
 
+def _parts(items: Sequence[_Item], most: int | None) -> Iterator[Sequence[_Item]]:
+    """The items, at most so many at a time; None: all at once."""
+    step = len(items) if most is None else most
+    for first in range(0, len(items), max(step, 1)):
+        yield items[first : first + step]
+
+
 class TorchBackend:
     """A loaded model with a bounded store of captured sources."""
 
-    def __init__(self, source: ModelSource, device: Device) -> None:
-        """Load the model. Raises BackendError in a sentence when that fails."""
+    def __init__(self, source: ModelSource, device: Device, stepping: Stepping | None = None) -> None:
+        """Load the model. stepping: how decode steps are computed, as `generate` says; None: as is best on
+        the device. Raises BackendError in a sentence when that fails."""
+        self._stepping = stepping
         self._loaded = load(source, device)
-        self._board = Board(self._loaded)
-        self._budget = device.budget
-        self._sources = Sources(device.budget // 4)
+        self.workers = workers_for(device.workers, device.threads, self._loaded, usable_cores())
+        if self.workers > 1 and device.threads is None:
+            torch.set_num_threads(1)  # of the whole process: the workers are its threads
+        on_cuda = self._loaded.device.type == "cuda"
+        self._board = Board(self._loaded, clock=Clock(settle=torch.cuda.synchronize if on_cuda else None))
+        self._memory = Memory(self._loaded, device.budget)
+        self._sources = self._memory.store()
+        self._pinned: Holding | None = None  # what the batch that runs now draws from
         self._removals: list[weights.Removal] = []  # directions that are out of the weights now
 
     @property
@@ -88,17 +126,12 @@ class TorchBackend:
         return self._loaded.info
 
     @property
+    def clock(self) -> Clock:
+        return self._board.clock
+
+    @property
     def footprint(self) -> Footprint:
-        info = self.info
-        size = torch.finfo(self._loaded.model.dtype).bits // 8
-        cached = 2 * info.layers * info.kv_heads * info.head_width * size
-        activations = 8 * max(info.width, info.heads * info.head_width) * size
-        return Footprint(
-            bytes_per_token=3 * cached
-            + activations,  # the cache, its predecessor while it is assembled, gathers
-            bytes_per_row=48 * info.vocabulary,  # logits, noise and sorting in float32 and int64
-            budget=self._budget,
-        )
+        return self._memory.footprint(self._loaded)
 
     def check(self, writes: Sequence[Write]) -> None:
         """Raises BackendError for a site that the architecture lacks, keys that cannot be re-rotated in this
@@ -114,7 +147,7 @@ class TorchBackend:
 
     def prefix(self, ids: tuple[int, ...]) -> Prefix:
         """Run a common beginning of prompts once. Raises OutOfMemory."""
-        with memory_as_ours():
+        with memory_as_ours(), self._during("prefill"):
             return Prefix(ids, run_prefix(self._loaded, self._board, ids))
 
     def capture(
@@ -139,7 +172,7 @@ class TorchBackend:
         plans = [self._plan(row) for row in rows]
         out: list[Captured | None] = [None] * len(rows)
         for changed, chosen in by_weights(rows):
-            with memory_as_ours(), self._with(changed):
+            with memory_as_ours(), self._during("capture"), self._with(changed), self._pinning():
                 batch = [plans[index] for index in chosen]
                 self._capture_sources(batch)
                 found = capture_prompts(self._loaded, self._board, self._sources, batch, sites, start)
@@ -164,20 +197,27 @@ class TorchBackend:
                 for index in chosen:
                     out[index] = Scored({}, {}, len(chosen), longest, reason)
                 continue
-            with memory_as_ours(), self._with(changed) if written else nullcontext():
-                found = score(self._bench(changed), [rows[index] for index in chosen], probes, start)
+            asked = self._with(changed) if written else nullcontext()
+            with memory_as_ours(), self._during("score"), asked, self._pinning():
+                here = [rows[index] for index in chosen]
+                found = score(self._bench(changed, here, probes), here, probes, start)
             for index, each in zip(chosen, found, strict=True):
                 out[index] = each
         return [scored for scored in out if scored is not None]
 
-    def decode(self, rows: Sequence[Row], start: Start | None = None) -> list[Decoded]:
+    def decode(
+        self, rows: Sequence[Row], start: Start | None = None, together: int | None = None
+    ) -> list[Decoded]:
         """Generate for all rows, those with and without a cache and those of different weights apart.
 
         A row that cannot be run as asked (a window longer than its prompt, a source that is missing, weights
-        that cannot be changed) comes back invalid with the reason. Raises OutOfMemory, and BackendError for
-        rows that cannot begin at the start.
+        that cannot be changed) comes back invalid with the reason. together: at most so many rows run at
+        once; the others wait and enter, in the order given, as rows finish. Raises OutOfMemory, ValueError
+        for a `together` below 1, and BackendError for rows that cannot begin at the start.
         """
         _check_start(rows, start)
+        if together is not None and together < 1:
+            raise ValueError(f"together: expected at least 1 row, got {together}")
         out: list[Decoded | None] = [None] * len(rows)
         for changed, chosen in by_weights(rows):
             reason = self._refusal(changed)
@@ -191,8 +231,8 @@ class TorchBackend:
                 if fault is not None:
                     out[index] = Decoded((), "length", {}, float("inf"), len(rows), len(row.ids), fault)
             if reason is None:
-                with memory_as_ours(), self._with(changed):
-                    for index, result in self._decode(plans, start):
+                with memory_as_ours(), self._during("decode"), self._with(changed), self._pinning():
+                    for index, result in self._decode(plans, start, together):
                         out[index] = result
         return [result for result in out if result is not None]
 
@@ -215,13 +255,46 @@ class TorchBackend:
         """
         kept = self._sources
         with weights.orthogonalised(self._loaded, direction) as removal:
-            self._sources = Sources(self._budget // 4)
+            self._sources = self._memory.store()
             self._removals.append(removal)
             try:
                 yield
             finally:
                 self._removals.pop()
+                self._sources.close()
                 self._sources = kept
+
+    def beside(self, stop: Event | None = None) -> TorchBackend:
+        """A backend on the same weights for another thread; see the contract."""
+        other = copy.copy(self)
+        other._loaded = twin(self._loaded, stop)
+        other._board = Board(other._loaded, clock=self.clock.beside())
+        other._removals = []
+        return other
+
+    @contextmanager
+    def _pinning(self) -> Iterator[None]:
+        """While a batch runs, what it draws from stays in memory. After the weights are as it wants them."""
+        before = self._pinned
+        with self._sources.holding() as self._pinned:
+            try:
+                yield
+            finally:
+                self._pinned = before
+
+    @contextmanager
+    def _during(self, phase: str) -> Iterator[None]:
+        """Time what is within. A close clock also counts its forwards, and the tokens that they take in."""
+        with ExitStack() as counting:
+            if self.clock.close:
+                hook = self._loaded.model.register_forward_pre_hook(self._count, with_kwargs=True)
+                counting.callback(hook.remove)
+            with self.clock.during(phase):
+                yield
+
+    def _count(self, module: object, args: object, given: Mapping[str, torch.Tensor]) -> None:
+        self.clock.count("forwards")
+        self.clock.count("tokens_in", given["input_ids"].numel())
 
     def _held(self, changed: Constant | None) -> weights.Removal | None:
         """What has taken these weights' direction out already, where it is the last that was; else None."""
@@ -250,7 +323,9 @@ class TorchBackend:
             return str(error)
         return None
 
-    def _bench(self, changed: Constant | None) -> Bench:
+    def _bench(
+        self, changed: Constant | None, rows: Sequence[ScoreRow], probes: Sequence[Probe]
+    ) -> Bench:
         """What rows of some weights are measured with, once the model has them."""
         return Bench(
             self._loaded,
@@ -258,47 +333,63 @@ class TorchBackend:
             self._sources,
             self._plan,
             self._prepare,
-            self._chunk_tokens(),
+            self._scored_tokens(rows, probes),
             apart=changed is not None,
             unpatched=lambda: self._without(changed),
         )
 
-    def _decode(self, plans: Mapping[int, RowPlan], start: Start | None) -> Iterator[tuple[int, Decoded]]:
-        recorded = self._prepare(list(plans.values()))
+    def _decode(
+        self, plans: Mapping[int, RowPlan], start: Start | None, together: int | None
+    ) -> Iterator[tuple[int, Decoded]]:
+        recorded = self._prepare(list(plans.values()), together)
         cached = [index for index, plan in plans.items() if not plan.row.recompute]
         anew = [index for index, plan in plans.items() if plan.row.recompute]
         if anew and start is not None:
             raise BackendError("start: rows that recompute have no cache to start from")
-        for chosen in (cached, anew):
+        # Rows that recompute begin their whole context anew at every step, which none can enter between.
+        for chosen in (cached, *_parts(anew, together)):
             if not chosen:
                 continue
             batch = [plans[index] for index in chosen]
             places = (self._loaded, self._board, self._sources, batch, recorded)
-            outcome = generate(*places, start=start) if chosen is cached else regenerate(*places)
+            if chosen is cached:
+                outcome = generate(*places, start=start, together=together, stepping=self._stepping)
+            else:
+                outcome = regenerate(*places)
             found = receipts(self._loaded, batch, outcome)
             for index, result in zip(chosen, decoded(batch, outcome, found), strict=True):
                 keys = [recording_key(plans[index], item) for item in plans[index].writes]
                 margins = [recorded[key].margin for key in keys if key is not None]
                 yield index, replace(result, min_margin=min([result.min_margin, *margins]))
 
-    def _chunk_tokens(self) -> int:
-        return max(1, self._budget // 4 // (self.footprint.bytes_per_token + 4 * self.info.width))
+    def _room(self, longest: int) -> int:
+        """How many tokens of prompts of up to `longest` a capture may take in at once."""
+        return max(1, self.footprint.prompt_tokens(longest) // SHARE)
+
+    def _scored_tokens(self, rows: Sequence[ScoreRow], probes: Sequence[Probe]) -> int:
+        """How many tokens may be scored at once, by probes that run texts of their own."""
+        if all(probe.kind not in ("perplexity", "patchscope") for probe in probes):
+            return 1
+        longest = max((len(row.row.ids) + len(row.continuation) for row in rows), default=1)
+        return max(1, self.footprint.scored_tokens(longest) // SHARE)
 
     def _plan(self, row: Row) -> RowPlan:
         """Raises PositionError where the row cannot be run as asked."""
         return plan_for(row, self._loaded.windows, self.info.heads)
 
-    def _prepare(self, plans: Sequence[RowPlan]) -> Recorded:
-        """Capture and generate what these rows draw from. What is generated comes first: it draws from
-        captures of its own, which may take the place of others."""
-        recorded = self._record(plans)
-        self._capture_sources(plans)
+    def _prepare(self, plans: Sequence[RowPlan], together: int | None = None) -> Recorded:
+        """Capture and generate what these rows draw from, `together` rows at once. What is generated comes
+        first: it draws from captures of its own, which may take the place of others."""
+        with self.clock.during("capture"):
+            recorded = self._record(plans, together)
+            self._capture_sources(plans)
         return recorded
 
     def _capture_sources(self, plans: Sequence[RowPlan]) -> None:
-        ensure_sources(self._loaded, self._board, self._sources, plans, self._chunk_tokens())
+        assert self._pinned is not None
+        ensure_sources(self._loaded, self._board, self._sources, plans, self._room, self._pinned)
 
-    def _record(self, plans: Sequence[RowPlan]) -> Recorded:
+    def _record(self, plans: Sequence[RowPlan], together: int | None) -> Recorded:
         """For `hold: lockstep`: generate from each donor with the row's own stream and sampling, and keep the
         activations of the donor's t-th new token. A donor whose first token ends its text has none."""
         wanted: dict[RecordingKey, set[Spot]] = {}
@@ -308,18 +399,17 @@ class TorchBackend:
                 if key is not None:
                     spots = wanted.setdefault(key, set())
                     spots.update(item.spot(layer) for layer in item.write.layers)
-        if not wanted:
-            return {}
-        recorder = Recorder(frozenset().union(*wanted.values()))
-        batch = [plan_row(run.row(sampling, stream)) for run, stream, sampling in wanted]
-        within = self._prepare(batch)
-        outcome = generate(self._loaded, self._board, self._sources, batch, within, recorder)
-        kept = outcome.progress.forwards.tolist()
-        margins = outcome.progress.margin.tolist()
-        return {
-            key: Recording(
-                {spot: recorder.rows(spot, index, kept[index], self._loaded) for spot in spots},
-                margins[index],
-            )
-            for index, (key, spots) in enumerate(wanted.items())
-        }
+        found: dict[RecordingKey, Recording] = {}
+        for part in _parts(list(wanted), together):
+            recorder = Recorder(frozenset().union(*(wanted[key] for key in part)))
+            batch = [plan_row(run.row(sampling, stream)) for run, stream, sampling in part]
+            within = self._prepare(batch, together)
+            outcome = generate(self._loaded, self._board, self._sources, batch, within, recorder)
+            kept = outcome.progress.forwards.tolist()
+            margins = outcome.progress.margin.tolist()
+            for index, key in enumerate(part):
+                found[key] = Recording(
+                    {spot: recorder.rows(spot, index, kept[index], self._loaded) for spot in wanted[key]},
+                    margins[index],
+                )
+        return found

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 
-from backends.contract import BackendError, Start
+from backends.contract import Start
 from backends.rowplan import RowPlan
 from backends.torch.cache import SlotCache
 from backends.torch.edges import DecodeCut, changes, decode_cuts, decode_edges, first_cuts, prompt_cuts
@@ -20,12 +20,12 @@ from backends.torch.edits import (
     decode_touches,
     prompt_touches,
 )
-from backends.torch.effects import DRAWS
-from backends.torch.forward import Geometry, call, new_cache, prefill, token_geometry
+from backends.torch.forward import Geometry, call, token_geometry
 from backends.torch.hooks import Board, Spot
 from backends.torch.kv import Prefilled, assemble
 from backends.torch.loading import Loaded
-from backends.torch.prefix import PrefixRun, check_start, expanded, last_token_from
+from backends.torch.prefix import check_start
+from backends.torch.shared import PromptRuns
 from backends.torch.sources import Sources
 from backends.torch.touches import Touch
 
@@ -33,7 +33,8 @@ from backends.torch.touches import Touch
 @dataclass
 class Begun:
     """A batch whose last prompt token has been fed. logits: [rows, vocabulary] after it; slots: each row's
-    position of that token; cuts, edits: what acts in decode."""
+    position of that token; cuts, edits: what acts in decode. prompts: the prompts' runs, with what was
+    watched; run_of: which of these each row has [rows]."""
 
     cache: SlotCache
     pads: torch.Tensor
@@ -42,17 +43,12 @@ class Begun:
     edits: list[DecodeEdit]
     cuts: list[DecodeCut]
     logit_change: torch.Tensor
+    prompts: PromptRuns
+    run_of: torch.Tensor
 
     def here(self) -> Geometry:
         """Where the next token of each row stands, `slots` being its position."""
         return token_geometry(self.slots, self.pads, self.cache.slot_layer(0).filled + 1)
-
-    def keep(self, kept: torch.Tensor) -> None:
-        """Go on with these rows (sorted indices) alone."""
-        self.cache.keep_rows(kept)
-        self.slots, self.pads = self.slots[kept], self.pads[kept]
-        self.edits = [edit for edit in (e.keep(kept) for e in self.edits) if edit is not None]
-        self.cuts = [cut for cut in (c.keep(kept) for c in self.cuts) if cut is not None]
 
 
 @torch.inference_mode()
@@ -65,19 +61,41 @@ def begin(
     tallies: Tallies,
     start: Start | None = None,
     room: int = 0,
+    watch: Mapping[Spot, int] | None = None,
 ) -> Begun:
     """Events (2) to (4) of a batch: prefill, kv_cache writes, last prompt token. Sources must have been
     captured and hooks armed (`armed_for`). room: tokens that the cache is to hold beyond the prompt.
+    watch: spot -> at how many last positions of each prompt what is there is kept, besides the last token.
+    Where it is given the batch is read and nothing is decoded from it: slots that the last token does not
+    read are left empty.
 
     Raises OutOfMemory, BackendError.
     """
+    with board.clock.during("prefill"):
+        return _begin(loaded, board, sources, plans, recorded, tallies, start, room, watch)
+
+
+def _begin(
+    loaded: Loaded,
+    board: Board,
+    sources: Sources,
+    plans: Sequence[RowPlan],
+    recorded: Recorded,
+    tallies: Tallies,
+    start: Start | None,
+    room: int,
+    watch: Mapping[Spot, int] | None,
+) -> Begun:
     rows = [plan.row for plan in plans]
     if start is not None:
         check_start(start, rows, loaded.info.layers)
     edits = decode_edits(loaded, sources, plans, tallies, recorded)
     cuts = decode_cuts(loaded, plans, tallies)
-    before = _prefill(loaded, board, sources, plans, tallies, start)
-    cache, pads = assemble(loaded, sources, plans, before, room + 1, tallies)
+    prompts = PromptRuns(loaded, board, sources, plans, start, {} if watch is None else watch)
+    before = prompts.prefill(tallies)
+    with board.clock.closely("write" if any(plan.kv for plan in plans) else "prefill"):
+        running = None if watch is None else prompts.running
+        cache, pads = assemble(loaded, sources, plans, before, room + 1, tallies, running=running)
     begun = Begun(
         cache,
         pads,
@@ -86,13 +104,11 @@ def begin(
         edits,
         cuts,
         torch.full((len(plans),), torch.nan, device=loaded.device),
+        prompts,
+        before.row_of,
     )
     _last_token(loaded, board, sources, plans, begun, tallies)
-    if start is not None and start.layer > 0:
-        begun.logits = last_token_from(loaded, start, cache, begun.here())
-    else:
-        tokens = torch.tensor([row.ids[-1] for row in rows], device=loaded.device)
-        begun.logits = call(loaded, tokens[:, None], begun.here(), cache)[:, -1]
+    begun.logits = prompts.last(cache, begun.here())
     begun.logit_change = _logit_change(loaded, board, sources, plans, before, begun.logits)
     return begun
 
@@ -107,76 +123,9 @@ def moved(new: torch.Tensor, old: torch.Tensor) -> torch.Tensor:
 def uncounted(touches: dict[Spot, list[Touch]]) -> dict[Spot, list[Touch]]:
     """The same touches, counted nowhere that matters."""
     return {
-        spot: [replace(touch, tally=touch.tally.blank()) for touch in here] for spot, here in touches.items()
+        spot: [replace(touch, tally=touch.tally.blank(), ledger=None) for touch in here]
+        for spot, here in touches.items()
     }
-
-
-def prefill_key(plan: RowPlan) -> tuple[object, ...]:
-    """Rows with equal keys have the same cache before kv_cache writes, so it is computed once."""
-    parts: list[object] = [plan.prefill_ids]
-    for item in plan.writes:
-        if item.prefill is not None:
-            parts += [item.write, item.source, item.prefill.target.tobytes()]
-            if item.prefill.source is not None:
-                parts.append(item.prefill.source.tobytes())
-            if item.write.value.kind in DRAWS:
-                parts += [plan.row.value_stream, plan.row.draw]
-            if item.keys is not None:
-                parts.append(item.keys.tobytes())
-    return tuple(parts)
-
-
-def _prefill(
-    loaded: Loaded,
-    board: Board,
-    sources: Sources,
-    plans: Sequence[RowPlan],
-    tallies: Tallies,
-    start: Start | None,
-    with_edges: bool = True,
-) -> Prefilled:
-    """Run the distinct prompts of a batch up to the token before the last, prefill writes active (but for cut
-    edges, where these are left out)."""
-    first: dict[tuple[object, ...], int] = {}
-    row_of: list[int] = []
-    distinct: list[RowPlan] = []
-    for plan in plans:
-        key = prefill_key(plan)
-        if key not in first:
-            first[key] = len(distinct)
-            distinct.append(plan)
-        row_of.append(first[key])
-    index = torch.tensor(row_of, device=loaded.device)
-    longest = max(len(plan.prefill_ids) for plan in distinct)
-    if longest == 0:
-        return Prefilled(None, index, 0)
-    shared_slots = 0
-    if start is not None:
-        shared_slots = min(len(start.prefix.ids), *(len(plan.prefill_ids) for plan in distinct))
-    entries = []
-    for row, plan in enumerate(distinct):
-        for item in plan.writes:
-            if item.prefill is not None and (with_edges or item.keys is None):
-                inside = item.prefill.where(item.prefill.target < len(plan.prefill_ids))
-                if (inside.target < shared_slots).any():
-                    raise BackendError(f"start: {item.write.name} would write into the prefix")
-                pad = longest - len(plan.prefill_ids) - shared_slots
-                entries.append(Prompted(plan, item, inside, row, row, pad))
-    shared: Tallies = {}
-    board.touches = prompt_touches(loaded, sources, entries, shared, len(distinct))
-    width = longest - shared_slots
-    board.edges = changes(prompt_cuts(loaded, entries, shared, len(distinct), width, longest, shared_slots))
-    rest = [plan.prefill_ids[shared_slots:] for plan in distinct]
-    if start is None:
-        cache = new_cache(loaded, len(distinct), longest)
-    else:
-        assert isinstance(start.prefix.handle, PrefixRun)
-        cache = expanded(loaded, start.prefix.handle, len(distinct), shared_slots, longest - shared_slots)
-    if longest > shared_slots:
-        prefill(loaded, rest, cache, past=shared_slots)
-    for key, tally in shared.items():
-        tallies[key] = tally.expand(index)
-    return Prefilled(cache, index, longest, shared_slots)
 
 
 def _last_token(
@@ -228,7 +177,7 @@ def _logit_change(
     # The twin keeps all other writes at the last token; only what they count is thrown away.
     touches = uncounted(board.touches)
     if bool(cut.any()):
-        before = _prefill(loaded, board, sources, plans, {}, None, with_edges=False)
+        before = PromptRuns(loaded, board, sources, plans).prefill({}, with_edges=False)
     board.touches, board.edges = touches, {}
     cache, pads = assemble(loaded, sources, plans, before, 1, {}, structural=False)
     slots = torch.tensor([len(plan.prefill_ids) for plan in plans], device=loaded.device)

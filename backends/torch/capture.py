@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from backends.contract import BackendError, Reduce, Start
-from backends.needs import MeanKey, Spots, needed_means, needs
+from backends.needs import CACHED, MeanKey, Spots, needed_means, needs
 from backends.positions import PositionError
 from backends.rowplan import RowPlan, plan_row
 from backends.rows import SourceRun
@@ -21,9 +21,10 @@ from backends.torch.forward import new_cache, pad_left, prefill, prompt_geometry
 from backends.torch.hooks import Board, Spot, keep_in
 from backends.torch.loading import Loaded
 from backends.torch.prefix import PrefixRun, check_start, expanded, last_token_from
-from backends.torch.sources import WHOLE_CACHE, Sources, chunks
+from backends.torch.sources import Holding, Sources, chunks
 
 Found = dict[tuple[str, int], torch.Tensor]
+FEW_TOKENS = 512  # so many fit wherever the model does
 
 
 @dataclass(frozen=True)
@@ -150,67 +151,92 @@ def slots_of(run: PromptRun, layer: int, index: int) -> tuple[torch.Tensor, torc
 
 @torch.inference_mode()
 def ensure_sources(
-    loaded: Loaded, board: Board, sources: Sources, plans: Sequence[RowPlan], tokens: int
+    loaded: Loaded,
+    board: Board,
+    sources: Sources,
+    plans: Sequence[RowPlan],
+    room: Callable[[int], int],
+    held: Holding,
 ) -> None:
-    """Capture what the writes of these rows draw from and has not been captured, in left-padded batches of at
-    most `tokens` tokens (at least one prompt)."""
-    _ensure(loaded, board, sources, plans, tokens)
-    sources.evict(needs(plans))
-
-
-def _ensure(loaded: Loaded, board: Board, sources: Sources, plans: Sequence[RowPlan], tokens: int) -> None:
+    """Capture what the writes of these rows draw from and has not been captured by any thread, in left-padded
+    batches of at most room(longest prompt) tokens (at least one prompt), and pin it in `held`."""
+    _ensure_means(loaded, board, sources, needed_means(plans), room)
     wanted = needs(plans)
-    _ensure_means(loaded, board, sources, needed_means(plans), tokens)
-    missing = sources.missing(wanted)
-    written = [plan_row(run.row()) for run in missing if run.writes]
-    if written:  # runs under a condition draw from other runs
-        _ensure(loaded, board, sources, written, tokens)
-    for chunk in chunks(sorted(missing, key=lambda run: len(run.ids)), tokens):
-        _capture(loaded, board, sources, chunk, set().union(*(wanted[run] for run in chunk)))
+    held.pin(wanted)
+    while missing := sources.missing(wanted):
+        written = [plan_row(run.row()) for run in missing if run.writes]
+        if written:  # runs under a condition draw from other runs, which come first
+            ensure_sources(loaded, board, sources, written, room, held)
+        with sources.capturing(missing) as mine:
+            for chunk in _chunked(list(mine), room):
+                _capture(loaded, board, sources, {run: mine[run] for run in chunk})
+        sources.wait(missing)
 
 
-def _capture(
-    loaded: Loaded, board: Board, sources: Sources, chunk: Sequence[SourceRun], spots: Spots
-) -> None:
-    sites = sorted(spots - {WHOLE_CACHE})
+def _chunked(runs: Sequence[SourceRun], room: Callable[[int], int]) -> list[list[SourceRun]]:
+    """Runs in groups, by length. How much there is room for is asked only where it matters."""
+    longest = max((len(run.ids) for run in runs), default=0)
+    few = longest * len(runs) <= FEW_TOKENS
+    tokens = FEW_TOKENS if few else room(longest)
+    return chunks(sorted(runs, key=lambda run: len(run.ids)), tokens)
+
+
+def _capture(loaded: Loaded, board: Board, sources: Sources, chunk: Mapping[SourceRun, Spots]) -> None:
+    """Run some prompts in one forward, and keep of each what is wanted of it."""
+    sites = sorted({spot for spots in chunk.values() for spot in spots if spot[0] not in CACHED})
     run = run_prompts(loaded, board, sources, [plan_row(each.row()) for each in chunk], sites)
-    for index, each in enumerate(chunk):
-        source = sources.of(each)
-        for spot in sites:
-            source.sites[spot] = run.seen[spot][index, run.pads[index] :].clone()
-        if WHOLE_CACHE in spots:
-            both = [slots_of(run, layer, index) for layer in range(loaded.info.layers)]
-            source.keys = [keys for keys, _ in both]
-            source.values = [values for _, values in both]
+    for index, (each, spots) in enumerate(chunk.items()):
+        found: dict[Spot, torch.Tensor] = {}
+        for site, layer in sorted(spots):
+            if site in CACHED:
+                found[site, layer] = slots_of(run, layer, index)[CACHED.index(site)]
+            else:
+                found[site, layer] = run.seen[site, layer][index, run.pads[index] :].clone()
+        sources.keep(each, found)
 
 
 def _ensure_means(
-    loaded: Loaded, board: Board, sources: Sources, means: Mapping[MeanKey, Spots], tokens: int
+    loaded: Loaded,
+    board: Board,
+    sources: Sources,
+    means: Mapping[MeanKey, Spots],
+    room: Callable[[int], int],
 ) -> None:
-    """Means over sets of prompts: of all positions of a prompt that count, then of the prompts, in float64.
+    """Average what nobody has averaged yet, and wait for what other threads do."""
+    while missing := sources.missing(means):
+        with sources.capturing(missing) as mine:
+            for key, spots in mine.items():
+                _average(loaded, board, sources, key, spots, room)
+        sources.wait(missing)
 
-    Nothing but the sum is kept. Raises BackendError for a prompt of a set that lacks the positions.
+
+def _average(
+    loaded: Loaded, board: Board, sources: Sources, key: MeanKey, spots: Spots, room: Callable[[int], int]
+) -> None:
+    """The mean over a set of prompts: of all positions of a prompt that count, then of the prompts, in
+    float64.
+
+    Nothing but the sum is kept. Raises BackendError for a prompt of the set that lacks the positions.
     """
-    for key, spots in sources.missing_means(means).items():
-        prompts, positions, features = key
-        spans = prompts.spans if prompts.spans else ((),) * len(prompts.prompts)
-        runs = [SourceRun(ids, spans=own) for ids, own in zip(prompts.prompts, spans, strict=True)]
-        try:
-            places = {run: positions.resolve(len(run.ids), dict(run.spans)) for run in runs}
-        except PositionError as error:
-            raise BackendError(f"the mean over {prompts.name or 'a set of prompts'}: {error}") from error
-        total: dict[Spot, torch.Tensor] = {}
-        for chunk in chunks(sorted(runs, key=lambda run: len(run.ids)), tokens):
-            ran = run_prompts(loaded, board, sources, [plan_row(run.row()) for run in chunk], sorted(spots))
-            for spot in spots:
-                for index, run in enumerate(chunk):
-                    taken = ran.seen[spot][index, ran.pads[index] :][list(places[run])]
-                    if features is not None:
-                        taken = sources.features(features, spot[1], taken.device).activations(taken)
-                    mean = taken.double().mean(dim=0)
-                    total[spot] = total[spot] + mean if spot in total else mean
-        for spot, summed in total.items():
-            sources.keep_mean(key, spot, (summed / len(runs)).float())
+    prompts, positions, features = key
+    spans = prompts.spans if prompts.spans else ((),) * len(prompts.prompts)
+    runs = [SourceRun(ids, spans=own) for ids, own in zip(prompts.prompts, spans, strict=True)]
+    try:
+        places = {run: positions.resolve(len(run.ids), dict(run.spans)) for run in runs}
+    except PositionError as error:
+        raise BackendError(f"the mean over {prompts.name or 'a set of prompts'}: {error}") from error
+    total: dict[Spot, torch.Tensor] = {}
+    for chunk in _chunked(runs, room):
+        ran = run_prompts(loaded, board, sources, [plan_row(run.row()) for run in chunk], sorted(spots))
+        for spot in spots:
+            for index, run in enumerate(chunk):
+                taken = ran.seen[spot][index, ran.pads[index] :][list(places[run])]
+                if features is not None:
+                    taken = sources.features(features, spot[1], taken.device).activations(taken)
+                mean = taken.double().mean(dim=0)
+                total[spot] = total[spot] + mean if spot in total else mean
+    for spot, summed in total.items():
+        sources.keep_mean(key, spot, (summed / len(runs)).float())
 
 
 def reduced(activations: torch.Tensor, reduce: Reduce) -> np.ndarray:

@@ -171,7 +171,7 @@ class DecodeCut:
     def keep(self, kept: torch.Tensor) -> DecodeCut | None:
         """For a batch of which only rows `kept` remain; None where none of its rows does."""
         stay, rows = kept_places(kept, self.rows)
-        if not bool(stay.any()):
+        if not len(rows):
             return None
         return replace(
             self,
@@ -180,6 +180,28 @@ class DecodeCut:
             positions=self.positions[stay],
             first=self.first[stay],
             wait=self.wait[stay],
+        )
+
+    def entered(self, first: int, total: torch.Tensor, step: int, tally: Tally) -> DecodeCut:
+        """As `DecodeEdit.entered`."""
+        return replace(
+            self, rows=self.rows + first, slots=total[self.slots], first=self.first - step, tally=tally
+        )
+
+    def with_rows(self, other: DecodeCut) -> DecodeCut:
+        """These cuts and the same write's of other rows of the batch, as one."""
+        longest = max(self.positions.shape[1], other.positions.shape[1])
+        wide = [
+            torch.nn.functional.pad(marks, (0, longest - marks.shape[1]))
+            for marks in (self.positions, other.positions)
+        ]
+        return replace(
+            self,
+            rows=torch.cat([self.rows, other.rows]),
+            slots=torch.cat([self.slots, other.slots]),
+            positions=torch.cat(wide),
+            first=torch.cat([self.first, other.first]),
+            wait=torch.cat([self.wait, other.wait]),
         )
 
     def cuts(
@@ -227,6 +249,14 @@ def decode_cuts(loaded: Loaded, plans: Sequence[RowPlan], tallies: Tallies) -> l
             )
         )
     return found
+
+
+def joined_cuts(running: Sequence[DecodeCut], entering: Sequence[DecodeCut]) -> list[DecodeCut]:
+    """The cuts of a batch that some rows have entered: one a write, as before."""
+    found = {cut.write: cut for cut in running}
+    for cut in entering:
+        found[cut.write] = found[cut.write].with_rows(cut) if cut.write in found else cut
+    return sorted(found.values(), key=lambda cut: cut.write.order)
 
 
 def decode_edges(

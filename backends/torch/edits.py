@@ -11,12 +11,12 @@ import torch
 
 from backends.rowplan import Pairs, RowPlan, WritePlan, noise_stream
 from backends.rows import Sampling, SourceRun
-from backends.torch.effects import DRAWS, effect_of, vector_of
+from backends.torch.effects import DRAWS, draws_of, effect_of, site_width, vector_of
 from backends.torch.hooks import Spot
 from backends.torch.loading import Loaded
-from backends.torch.sampling import keys_at, split_stream
+from backends.torch.sampling import keys_at, normal, split_stream, token_hash
 from backends.torch.sources import Sources
-from backends.torch.touches import Effect, Tally, Touch
+from backends.torch.touches import Effect, Ledger, Tally, Touch
 from backends.writes import Write
 
 Phase = Literal["prefill", "decode"]
@@ -154,18 +154,23 @@ def kept_places(kept: torch.Tensor, rows: torch.Tensor) -> tuple[torch.Tensor, t
 
 @dataclass(frozen=True)
 class DecodeEdit:
-    """One write at one layer over all decode steps.
+    """One write over all decode steps, at those of its layers that are on one device.
 
-    rows: batch rows that it acts on; slots: their tally rows; table: [rows, n, width] of values with
-    `counts` valid rows each; hold `cycle` takes row t mod n, all others row min(t, n - 1). first: 1 where
-    the row's last prompt token is replayed, which is a decode forward before those of the loop. length:
-    position of the row's first decode forward, which random values count from. wait: decode index [rows] of
-    the first forward whose output is long enough for `min_positions`; settled: the step from which all act.
+    layers: which of the write's they are; effects: what it does at each. rows: batch rows that it acts on;
+    slots: their tally rows. table: values [layers, rows, n, width] with `counts` valid ones for each row, or
+    [layers, 1, 1, width] where all rows take one vector; hold `cycle` takes value t mod n, all others value
+    min(t, n - 1). high, low: streams [layers, rows] of random values; counters: hashed, two for each column
+    of those matched to the row replaced, else None. first: what a row's decode index t is
+    ahead of the batch's step: 1 where its last prompt token is replayed, which is a decode forward before
+    those of the loop; less the step at which it entered. length: position of the row's first decode forward,
+    which random values count from. wait: decode index [rows] of the first forward whose output is long
+    enough for `min_positions`. guarded: whether there are steps at which a row is left alone. every: whether
+    the rows are all of the batch, in their order.
     """
 
     write: Write
-    order: int
-    effect: Effect
+    layers: slice
+    effects: tuple[Effect, ...]
     rows: torch.Tensor
     slots: torch.Tensor
     first: torch.Tensor
@@ -174,72 +179,157 @@ class DecodeEdit:
     counts: torch.Tensor | None
     high: torch.Tensor | None
     low: torch.Tensor | None
+    counters: torch.Tensor | None
     length: torch.Tensor
     wait: torch.Tensor
-    settled: int
-    expires: int
-
-    @property
-    def spot(self) -> Spot:
-        return self.write.tensor, self.write.layers[self.order]
+    guarded: bool
+    every: bool = False
 
     def keep(self, kept: torch.Tensor) -> DecodeEdit | None:
         """The edit for a batch of which only rows `kept` (sorted indices) remain; None where none of its
         rows does."""
         stay, rows = kept_places(kept, self.rows)
-        stay = stay.to(self.rows.device)
-        if not bool(stay.any()):
+        if not len(rows):
             return None
+        stay = stay.to(self.rows.device)
 
-        def cut(tensor: torch.Tensor | None) -> torch.Tensor | None:
-            return None if tensor is None else tensor[stay]
+        def cut(tensor: torch.Tensor | None, axis: int = 0) -> torch.Tensor | None:
+            if tensor is None:
+                return None
+            return tensor[:, stay] if axis else tensor[stay]
 
         return replace(
             self,
             rows=rows.to(self.rows.device),
             slots=self.slots[stay],
             first=self.first[stay],
-            table=cut(self.table),
+            table=self.table if self.counts is None else cut(self.table, 1),
             counts=cut(self.counts),
-            high=cut(self.high),
-            low=cut(self.low),
+            high=cut(self.high, 1),
+            low=cut(self.low, 1),
             length=self.length[stay],
             wait=self.wait[stay],
+            every=_is_every(rows, len(kept)),
         )
 
-    def touch(self, step: int, weight: torch.Tensor, place: int = 0) -> Touch:
-        """The touch of decode forward `step` (counted over the batch; rows that replay are one ahead).
+    def entered(self, first: int, total: torch.Tensor, step: int, tally: Tally) -> DecodeEdit:
+        """The edit of rows that enter another batch at a step: row i at place first + i, with the tally row
+        total[i] of `tally`."""
+        return replace(
+            self,
+            rows=self.rows + first,
+            slots=total.to(self.rows.device)[self.slots],
+            first=self.first - step,
+            tally=tally,
+            every=self.every and first == 0,
+        )
 
-        weight: [batch rows], 1 where the row still runs. place: index of the new token within the forward.
+    def with_rows(self, other: DecodeEdit, batch: int) -> DecodeEdit:
+        """This edit and the same write's of other rows of the batch, as one."""
+
+        def both(one: torch.Tensor | None, two: torch.Tensor | None, axis: int = 0) -> torch.Tensor | None:
+            return None if one is None or two is None else torch.cat([one, two], dim=axis)
+
+        table = self.table
+        if self.counts is not None:
+            assert self.table is not None and other.table is not None
+            longest = max(self.table.shape[2], other.table.shape[2])
+            table = torch.cat([_longer(self.table, longest), _longer(other.table, longest)], dim=1)
+        rows = torch.cat([self.rows, other.rows])
+        return replace(
+            self,
+            rows=rows,
+            slots=torch.cat([self.slots, other.slots]),
+            first=torch.cat([self.first, other.first]),
+            table=table,
+            counts=both(self.counts, other.counts),
+            high=both(self.high, other.high, 1),
+            low=both(self.low, other.low, 1),
+            length=torch.cat([self.length, other.length]),
+            wait=torch.cat([self.wait, other.wait]),
+            guarded=self.guarded or other.guarded,
+            every=_is_every(rows, batch),
+        )
+
+    def values(self, t: torch.Tensor) -> torch.Tensor | None:
+        """[layers, rows or 1, width] at decode indices t [rows]; None where there is no value."""
+        if self.table is None or self.table.shape[2] == 1:
+            return None if self.table is None else self.table[:, :, 0]
+        assert self.counts is not None
+        layers, rows, longest, width = self.table.shape
+        at = t % self.counts if self.write.hold == "cycle" else torch.minimum(t, self.counts - 1)
+        start = torch.arange(0, rows * longest, longest, device=at.device)
+        flat = self.table.view(layers, rows * longest, width)
+        return flat.index_select(1, start + at.clamp_min(0))
+
+    def noise(self, t: torch.Tensor) -> torch.Tensor | None:
+        """Row keys [layers, rows] at decode indices t [rows], or what is drawn with them, of all layers at
+        once [layers, rows, width]; None where nothing is drawn."""
+        if self.high is None or self.low is None:
+            return None
+        at = self.length + t
+        if self.write.value.constant is not None:  # one vector, whenever it is written
+            at = torch.zeros_like(at)
+        keys = keys_at(self.high, self.low, at)
+        if self.counters is None:
+            return keys
+        width = len(self.counters) // 2
+        return normal(keys.flatten(), width, self.counters).view(*keys.shape, width)
+
+    def touches(
+        self, step: int | torch.Tensor, weight: torch.Tensor, place: int = 0, alone: bool = True
+    ) -> list[tuple[Spot, Touch]]:
+        """The touches of decode forward `step` (counted over the batch), by layer.
+
+        weight: [batch rows], 1 where the row still runs. place: index of the new token within the forward;
+        alone: whether it is the only one.
         """
         t = self.first + step
-        value, noise = None, None
-        if self.high is not None and self.low is not None:
-            at = self.length + t
-            if self.write.value.constant is not None:  # one vector, whenever it is written
-                at = torch.zeros_like(at)
-            noise = keys_at(self.high, self.low, at)
-        if self.table is not None and self.counts is not None:
-            at = t % self.counts if self.write.hold == "cycle" else torch.minimum(t, self.counts - 1)
-            value = self.table[torch.arange(len(at), device=at.device), at.clamp_min(0)]
-        touch = Touch(
-            self.effect,
-            rows=self.rows,
-            positions=torch.full_like(self.rows, place),
-            slots=self.slots,
-            tally=self.tally,
-            layer=self.order,
-            value=value,
-            noise=noise,
-            weight=weight.to(self.rows.device)[self.rows],
-            rank=self.write.order,
-        )
-        if step < self.settled or step >= self.expires:
+        ones = weight.to(self.rows.device)
+        ones = ones if self.every else ones[self.rows]
+        acts = None
+        if self.guarded or (isinstance(step, int) and step < 0):
             acts = t >= self.wait  # until then rows are left alone
             if self.write.hold == "lockstep" and self.counts is not None:
                 acts &= t < self.counts  # the donor has no t-th token of its own any more
-            return touch.where(acts)
-        return touch
+            ones = ones * acts
+        values, noise = self.values(t), self.noise(t)
+        ledger = Ledger(self.tally, self.layers, self.slots, ones) if alone else None
+        positions = torch.full_like(self.rows, place)
+        return [
+            (
+                (self.write.tensor, self.write.layers[order]),
+                Touch(
+                    effect,
+                    self.rows,
+                    positions,
+                    self.slots,
+                    self.tally,
+                    order,
+                    None if values is None else values[index],
+                    None if noise is None else noise[index],
+                    ones,
+                    self.write.order,
+                    acts,
+                    ledger,
+                    single=alone,
+                    every=alone and self.every,
+                ),
+            )
+            for index, (order, effect) in enumerate(
+                zip(range(self.layers.start, self.layers.stop), self.effects, strict=True)
+            )
+        ]
+
+
+def _is_every(rows: torch.Tensor, batch: int) -> bool:
+    return len(rows) == batch and bool((rows == torch.arange(batch, device=rows.device)).all())
+
+
+def _longer(table: torch.Tensor, count: int) -> torch.Tensor:
+    """A table [layers, rows, n, width] with `count` values a row, the last of them not valid."""
+    more = count - table.shape[2]
+    return table if not more else torch.nn.functional.pad(table, (0, 0, 0, more))
 
 
 Acting = Sequence[tuple[int, RowPlan, WritePlan]]  # batch row, its plan, the write in it
@@ -261,31 +351,34 @@ def acting_in_decode(plans: Sequence[RowPlan]) -> dict[Write, list[tuple[int, Ro
 def decode_edits(
     loaded: Loaded, sources: Sources, plans: Sequence[RowPlan], tallies: Tallies, recorded: Recorded
 ) -> list[DecodeEdit]:
-    """Edits of all decode forwards of a batch."""
+    """Edits of all decode forwards of a batch, in the order of their writes."""
     edits = []
     for write, group in acting_in_decode(plans).items():
         if write.site == "attention_edge":
             continue
         tally = tallies.setdefault(("decode", write), Tally(len(write.layers), len(plans), loaded.device))
         waits = waiting(group)
-        for order, layer in enumerate(write.layers):
-            device = loaded.layer_places[layer][0]
+        for layers in _on_devices(loaded, write):
+            here = write.layers[layers]
+            device = loaded.layer_places[here[0]][0]
             acting = torch.tensor([i for i, _, _ in group], device=device)
-            table, counts, high, low = None, None, None, None
+            table, counts, high, low, counters = None, None, None, None, None
             if write.value.kind in DRAWS:
-                high, low = split_stream([noise_stream(p.row, write, layer) for _, p, _ in group], device)
+                streams = [noise_stream(p.row, write, layer) for layer in here for _, p, _ in group]
+                high, low = (part.view(len(here), -1) for part in split_stream(streams, device))
+                if draws_of(write.value) == "matched":
+                    counters = token_hash(2 * site_width(loaded, write.tensor), device)
             if write.value.has_source:
-                table, counts = _table(sources, recorded, group, layer, device)
-                if table.shape[1] == 0:
+                table, counts = _tables(sources, recorded, group, here, device)
+                if table.shape[2] == 0:
                     continue  # no donor has a token of its own: the write never acts, and its receipt says so
             elif write.value.has_vector:
-                table = vector_of(sources, write, layer, device).expand(len(group), 1, -1)
-                counts = torch.ones(len(group), dtype=torch.int64, device=device)
+                table = torch.stack([vector_of(sources, write, layer, device) for layer in here])[:, None]
             edits.append(
                 DecodeEdit(
                     write,
-                    order,
-                    effect_of(loaded, sources, write, layer),
+                    layers,
+                    tuple(effect_of(loaded, sources, write, layer) for layer in here),
                     rows=acting,
                     slots=acting.clone(),
                     first=torch.tensor([int(p.row.replay_last_token) for _, p, _ in group], device=device),
@@ -294,15 +387,34 @@ def decode_edits(
                     counts=counts,
                     high=high,
                     low=low,
+                    counters=counters,
                     length=torch.tensor(
                         [p.slots + (not p.row.replay_last_token) for _, p, _ in group], device=device
                     ),
                     wait=torch.tensor(waits, device=device),
-                    settled=max(0, *waits),
-                    expires=_expiry(write, counts, group),
+                    guarded=write.hold == "lockstep" or max(waits) > 0,
+                    every=len(group) == len(plans),
                 )
             )
     return edits
+
+
+def _on_devices(loaded: Loaded, write: Write) -> list[slice]:
+    """A write's layers in runs that lie on one device each."""
+    places = [loaded.layer_places[layer][0] for layer in write.layers]
+    starts = [at for at in range(len(places)) if at == 0 or places[at] != places[at - 1]]
+    return [slice(start, stop) for start, stop in zip(starts, [*starts[1:], len(places)], strict=True)]
+
+
+def joined_edits(
+    running: Sequence[DecodeEdit], entering: Sequence[DecodeEdit], batch: int
+) -> list[DecodeEdit]:
+    """The edits of a batch of `batch` rows that some rows have entered: one a write, as before."""
+    found = {(edit.write, edit.layers.start): edit for edit in running}
+    for edit in entering:
+        key = (edit.write, edit.layers.start)
+        found[key] = found[key].with_rows(edit, batch) if key in found else edit
+    return sorted(found.values(), key=lambda edit: edit.write.order)
 
 
 def waiting(group: Acting) -> list[int]:
@@ -313,52 +425,57 @@ def waiting(group: Acting) -> list[int]:
     ]
 
 
-def _expiry(write: Write, counts: torch.Tensor | None, group: Acting) -> int:
-    if write.hold != "lockstep" or counts is None:
-        return max(plan.row.sampling.max_new_tokens for _, plan, _ in group) + 1
-    return int(counts.min()) - 1  # rows that replay are one step ahead
-
-
-def _table(
-    sources: Sources, recorded: Recorded, group: Acting, layer: int, device: torch.device
+def _tables(
+    sources: Sources, recorded: Recorded, group: Acting, layers: Sequence[int], device: torch.device
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """What each row of a decode write draws from, by its `hold`: [rows, n, width] padded (of an SAE, feature
-    activations), and how many of the n each has [rows]."""
+    """What each row of a decode write draws from, by its `hold`: [layers, rows, n, width] padded (of an SAE,
+    feature activations), and how many of the n each has [rows]."""
     write = group[0][2].write
-    held: dict[object, torch.Tensor] = {}  # the rows of each distinct run
+    held: dict[object, list[torch.Tensor]] = {}  # the rows of each distinct run, at each layer
     taken: list[tuple[object, np.ndarray]] = []
     for _, plan, item in group:
         assert item.source is not None and item.window is not None
         key: object = recording_key(plan, item)
-        if isinstance(key, tuple):
-            held[key] = recorded[key].sites[item.spot(layer)]
-            taken.append((key, np.arange(len(held[key]))))
-        else:
-            held[item.source] = sources.get(item.source).sites[item.spot(layer)]
-            taken.append((item.source, item.window[-1:] if write.hold == "last" else item.window))
-    starts = np.cumsum([0, *(len(rows) for rows in held.values())])
+        sites = recorded[key].sites if isinstance(key, tuple) else sources.get(item.source).sites
+        run = key if isinstance(key, tuple) else item.source
+        if run not in held:
+            held[run] = [sites[item.spot(layer)] for layer in layers]
+        own = np.arange(len(held[run][0])) if isinstance(key, tuple) else item.window
+        taken.append((run, own[-1:] if write.hold == "last" else own))
+    starts = np.cumsum([0, *(len(rows[0]) for rows in held.values())])
     first = dict(zip(held, starts.tolist(), strict=False))
     counts = np.array([len(window) for _, window in taken])
     index = np.zeros((len(taken), int(counts.max())), dtype=np.int64)
     inside = np.arange(index.shape[1])[None] < counts[:, None]
-    index[inside] = np.concatenate([window + first[key] for key, window in taken])
-    flat = torch.cat(list(held.values())).to(device)
-    if write.features is not None:
-        flat = sources.features(write.features, layer, device).activations(flat)
-    table = flat[torch.from_numpy(index).to(device)]
+    index[inside] = np.concatenate([window + first[run] for run, window in taken])
+    places = torch.from_numpy(index).to(device)
+    tables = []
+    for order, layer in enumerate(layers):
+        flat = torch.cat([rows[order] for rows in held.values()]).to(device)
+        if write.features is not None:
+            flat = sources.features(write.features, layer, device).activations(flat)
+        tables.append(flat[places])
+    table = torch.stack(tables)
     count = torch.from_numpy(counts).to(device)
     if write.hold != "mean":
         return table, count
     real = torch.from_numpy(inside).to(device)[..., None]
-    mean = torch.where(real, table.float(), 0).sum(dim=1, keepdim=True) / count[:, None, None]
+    mean = torch.where(real, table.float(), 0).sum(dim=2, keepdim=True) / count[:, None, None]
     return mean.to(table.dtype), torch.ones_like(count)
 
 
 def decode_touches(
-    edits: Sequence[DecodeEdit], step: int, weight: torch.Tensor, place: int = 0
+    edits: Sequence[DecodeEdit],
+    step: int | torch.Tensor,
+    weight: torch.Tensor,
+    place: int = 0,
+    alone: bool | None = None,
 ) -> dict[Spot, list[Touch]]:
-    """All edits as touches of one decode forward, by site and layer. place: where the new token is in it."""
+    """All edits as touches of one decode forward, by site and layer. step: of the batch, on the device where
+    rows may be left alone at any; place: where the new token is in the forward; alone: whether it is the only
+    one there, as at place 0 it is."""
     touches: dict[Spot, list[Touch]] = {}
     for edit in edits:
-        touches.setdefault(edit.spot, []).append(edit.touch(step, weight, place))
+        for spot, touch in edit.touches(step, weight, place, place == 0 if alone is None else alone):
+            touches.setdefault(spot, []).append(touch)
     return touches

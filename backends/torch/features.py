@@ -6,6 +6,7 @@ its whole dictionary is held once a device. Captured rows become values [n, k] b
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -143,15 +144,21 @@ class OpenedSae:
     folder: str
     description: Description
     device: torch.device
+    _reading: threading.Lock = field(default_factory=threading.Lock, init=False, compare=False, repr=False)
 
     @staticmethod
     def open(folder: str, fingerprint: str, device: torch.device) -> OpenedSae:
         """Raises BackendError where the files hold no SAE, or not the one of the fingerprint."""
         return OpenedSae(folder, _description(folder, fingerprint), device)
 
-    @cached_property
+    @property
     def whole(self) -> SaeTensors:
         """All features, read at the first use: a round trip or topk needs them, no other write does."""
+        with self._reading:
+            return self._whole
+
+    @cached_property
+    def _whole(self) -> SaeTensors:
         try:
             return SaeTensors.of(sae.load(self.folder), self.device)
         except SaeError as error:
@@ -197,19 +204,21 @@ class FeatureSet:
 
 
 class FeatureStore:
-    """Feature sets by what they are of. Sets of one SAE share its check and, where any needs it, its whole
-    dictionary."""
+    """Feature sets by what they are of, for any number of threads. Sets of one SAE share its check and, where
+    any needs it, its whole dictionary."""
 
     def __init__(self) -> None:
         self._opened: dict[tuple[str, str, torch.device], OpenedSae] = {}
         self._sets: dict[tuple[str, Features, int, torch.device], FeatureSet] = {}
+        self._lock = threading.Lock()
 
     def of(self, features: Features, layer: int, device: torch.device) -> FeatureSet:
         """The features on a device. Raises BackendError as FeatureSet.load does."""
         key = (features.folder, features, layer, device)
-        if key not in self._sets:
-            self._sets[key] = self._make(features, layer, device)
-        return self._sets[key]
+        with self._lock:
+            if key not in self._sets:
+                self._sets[key] = self._make(features, layer, device)
+            return self._sets[key]
 
     def _make(self, features: Features, layer: int, device: torch.device) -> FeatureSet:
         key = (features.folder, features.fingerprint, device)

@@ -8,8 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from backends.torch.attention import takes_over
 from backends.torch.cache import SlotCache
 from backends.torch.loading import FULL, SLIDING, Loaded
+
+ALL = 0  # as a number of positions to keep: of all of them
 
 
 @dataclass(frozen=True)
@@ -26,8 +29,8 @@ class Geometry:
 
 
 def attention_masks(loaded: Loaded, at: Geometry) -> torch.Tensor | dict[str, torch.Tensor]:
-    """Masks [rows, 1, queries, keys] in the form that the attention implementation reads: one, or, where
-    sliding layers and others alternate, one for each kind."""
+    """Masks [rows, 1, queries, keys] in the form that the attention implementation reads, bool or numbers to
+    add to the scores: one, or, where sliding layers and others alternate, one for each kind."""
     masks = {window: _mask(loaded, at, window) for window in dict.fromkeys(loaded.windows)}
     if len(masks) == 1:
         return masks[loaded.windows[0]]
@@ -38,17 +41,20 @@ def _mask(loaded: Loaded, at: Geometry, window: int | None) -> torch.Tensor:
     seen = at.allowed
     if window is not None:
         seen = seen & (at.positions[:, :, None] - at.keys[:, None, :] < window)
-    mask = seen[:, None]
-    if loaded.info.attention == "sdpa":
+    mask, dtype = seen[:, None], loaded.model.dtype
+    if loaded.info.attention != "sdpa":
+        floor = torch.finfo(dtype).min
+    elif takes_over(dtype, mask.device):
+        floor = -torch.inf  # what the fused attention would make of a bool mask, once in every layer
+    else:
         return mask
-    floor = torch.finfo(loaded.model.dtype).min
-    return torch.zeros(mask.shape, dtype=loaded.model.dtype, device=mask.device).masked_fill(~mask, floor)
+    return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill_(~mask, floor)
 
 
 def call(
     loaded: Loaded, ids: torch.Tensor, at: Geometry, cache: SlotCache | None, keep: int = 1
 ) -> torch.Tensor:
-    """Logits [rows, keep, vocabulary] of the last `keep` positions. ids: [rows, queries]."""
+    """Logits [rows, keep, vocabulary] of the last `keep` positions, or ALL. ids: [rows, queries]."""
     logits: torch.Tensor = loaded.model(
         input_ids=ids,
         attention_mask=attention_masks(loaded, at),
@@ -57,6 +63,14 @@ def call(
         use_cache=cache is not None,
         logits_to_keep=keep,
     ).logits
+    return logits
+
+
+def call_whole(loaded: Loaded, ids: torch.Tensor) -> torch.Tensor:
+    """Logits [rows, queries, vocabulary] of whole texts, ids [rows, queries], each of which begins in the
+    first column: they need no mask but that a token sees none behind it, which transformers adds, or leaves
+    to the fused attention."""
+    logits: torch.Tensor = loaded.model(input_ids=ids, use_cache=False, logits_to_keep=ALL).logits
     return logits
 
 

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
+from backends.clock import Clock
 from backends.torch.loading import Loaded
 from backends.torch.sites import Columns, find
 from backends.torch.touches import Touch
@@ -38,13 +39,14 @@ class Board:
 
     A spot is (site, layer): embed is ("embed", 0), logits ("logits", last layer). A tap sees what the touches
     of its spot left. edges: layer -> function of which keys each query may see, bool [rows, 1, queries,
-    keys], giving bool [rows, 1 or heads, queries, keys].
+    keys], giving bool [rows, 1 or heads, queries, keys]. clock: of the thread that runs the forwards.
     """
 
     loaded: Loaded
     touches: dict[Spot, list[Touch]] = field(default_factory=dict)
     taps: dict[Spot, Tap] = field(default_factory=dict)
     edges: dict[int, Edge] = field(default_factory=dict)
+    clock: Clock = field(default_factory=Clock)
 
     @contextmanager
     def armed(self, spots: Iterable[Spot], edges: Iterable[int] = ()) -> Iterator[Board]:
@@ -90,10 +92,11 @@ class Board:
         part = hidden if columns is None else columns.of(hidden)
         if touches:
             # Where a model is spread over devices, a layer's input may still be on that of the layer before.
-            part = part.to(touches[0].rows.device, copy=True)
-            for touch in touches:
-                touch.apply(part)
-            hidden = part if columns is None else columns.into(hidden, part)
+            with self.clock.closely("write"):
+                part = part.to(touches[0].rows.device, copy=True)
+                for touch in touches:
+                    touch.apply(part)
+                hidden = part if columns is None else columns.into(hidden, part)
         if tap is not None:
             tap(part)
         return hidden
@@ -114,8 +117,11 @@ class Board:
         def hook(module: nn.Module, args: tuple[object, ...]) -> None:
             hidden = args[0]
             assert isinstance(hidden, torch.Tensor)
-            for touch in self.touches.get(spot, ()):
-                touch.apply(hidden)
+            touches = self.touches.get(spot)
+            if touches:
+                with self.clock.closely("write"):
+                    for touch in touches:
+                        touch.apply(hidden)
             tap = self.taps.get(spot)
             if tap is not None:
                 tap(hidden)
@@ -158,8 +164,9 @@ class Board:
         return hook
 
     def _on_mask(self, layer: int) -> Callable[..., object]:
-        """For the mask of one layer's attention, whose form is that of `forward.attention_masks`: bool for
-        the fused attention, numbers to add to the scores for `eager`."""
+        """For the mask of one layer's attention, whose form is that of `forward.attention_masks`: bool, or
+        numbers to add to the scores. What comes out is bool for the fused attention, which says what a query
+        without a key gets, numbers for `eager`."""
 
         def hook(
             module: nn.Module, args: tuple[object, ...], kwargs: dict[str, torch.Tensor]
@@ -167,9 +174,9 @@ class Board:
             edge, mask = self.edges.get(layer), kwargs["attention_mask"]
             if edge is None:
                 return None
-            if mask.dtype == torch.bool:
-                return args, {**kwargs, "attention_mask": edge(mask)}
-            allowed = edge(mask == 0)
+            allowed = edge(mask if mask.dtype == torch.bool else mask == 0)
+            if self.loaded.info.attention == "sdpa":
+                return args, {**kwargs, "attention_mask": allowed}
             added = torch.zeros(allowed.shape, dtype=mask.dtype, device=mask.device)
             added = added.masked_fill(~allowed, torch.finfo(mask.dtype).min)
             return args, {**kwargs, "attention_mask": added}

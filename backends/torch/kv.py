@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from backends.contract import BackendError
+from backends.needs import CACHED
 from backends.rowplan import RowPlan, WritePlan, noise_stream
 from backends.rows import SourceRun
 from backends.torch.cache import SlotCache, SlotLayer, rotate
@@ -64,16 +65,24 @@ def assemble(
     extra: int,
     tallies: Tallies,
     structural: bool = True,
+    running: Sequence[int] | None = None,
 ) -> tuple[SlotCache, torch.Tensor]:
     """The batch's cache with room for `extra` further tokens, and the padding [rows] in front of each row.
 
     Rows are left-padded, so that the last slot of all rows is the same. Without structural writes (align
-    whole, concat) their rows have the target's own cache.
+    whole, concat) their rows have the target's own cache. running: per layer, how many rows, the first of the
+    batch, will ever read their slots; the others have none. None: all.
     """
     slots = [plan.slots if structural else len(plan.prefill_ids) for plan in plans]
     total = max(slots)
     pads = torch.tensor([total - s for s in slots], dtype=torch.int64, device=loaded.device)
-    base = _base_map(plans, before, slots, total, structural)
+    outside = torch.arange(total, device=loaded.device)[None] < pads[:, None]
+    padded = bool(outside.any())
+    moving = before.shared > 0 or before.length != total
+    if moving or (structural and any(plan.structural is not None for plan in plans)):
+        base = _base_map(plans, before, slots, total, structural)
+    else:
+        base = None
     groups = _groups(plans, structural)
     maps = {write: _write_map(plans, write, rows, total, slots) for write, rows in groups.items()}
     for write in groups:
@@ -86,8 +95,16 @@ def assemble(
         if before.cache is not None and before.length:
             old = before.cache.slot_layer(layer)
             rows = before.row_of.to(device)
+            count = len(plans) if running is None else running[layer]
             for side, (part, origin) in enumerate((("keys", old.keys), ("values", old.values))):
                 assert origin is not None
+                if base is None:
+                    # No copy on the way: the slots stand in their order, behind the padding.
+                    into = pair[side][:count, :, :total]
+                    torch.index_select(origin, 0, rows[:count], out=into)
+                    if padded:
+                        into.masked_fill_(outside.to(device)[:count, None, :, None], 0)
+                    continue
                 taken = _gather(origin, rows, base, device)
                 if part == "keys" and bool(base.shift.any()):
                     taken = _turn(loaded, layer, taken, base.shift)
@@ -231,9 +248,8 @@ def _apply(
 
 def _side_by_side(sources: Sources, distinct: Sequence[SourceRun], layer: int, side: int) -> torch.Tensor:
     """Distinct sources' keys (side 0) or values (1) of a layer: [kv heads, tokens of all, width]."""
-    found = [sources.get(run) for run in distinct]
-    kept = [source.keys if side == 0 else source.values for source in found]
-    return torch.cat([each[layer] for each in kept if each is not None], dim=1)
+    spot = (CACHED[side], layer)
+    return torch.cat([sources.get(run).sites[spot] for run in distinct], dim=1)
 
 
 def _random(

@@ -18,12 +18,15 @@ from transformers.utils import logging
 from backends.broken import explain_broken
 from backends.contract import BackendError, Device, ModelInfo, ModelSource
 from backends.fingerprint import of_weights
+from backends.torch.attention import GROUPED, takes_over
 from backends.torch.sites import Layout, check_layout, find, layout_of
 
 # transformers' names for the two kinds of attention layers.
 FULL, SLIDING = "full_attention", "sliding_attention"
 # Kinds of rotary embedding whose frequencies depend on how long the text is.
 MOVING = ("dynamic", "longrope")
+# On matrices up to this wide the overhead of a second thread within an operation exceeds its gain.
+SMALL_WIDTH = 256
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -81,8 +84,8 @@ def _load(source: ModelSource, device: Device, fingerprint: str) -> Loaded:
     place = pick_device(device.device)
     if device.threads is not None:
         torch.set_num_threads(device.threads)
-    elif place.type == "cpu" and source.width <= 256:
-        torch.set_num_threads(1)  # the overhead of a second thread exceeds its gain on matrices this small
+    elif place.type == "cpu" and source.width <= SMALL_WIDTH:
+        torch.set_num_threads(1)
     assert source.path is not None
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
@@ -104,6 +107,8 @@ def _load(source: ModelSource, device: Device, fingerprint: str) -> Loaded:
     check_weights(model, report, source)
     if device.device_map is None:
         model.to(place)
+    if attention == "sdpa" and takes_over(model.dtype, model.device):
+        model.set_attn_implementation(GROUPED)
     model.eval()
     model.requires_grad_(False)
     layout = layout.configured(config)

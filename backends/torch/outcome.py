@@ -22,11 +22,13 @@ from backends.writes import Write
 @dataclass
 class Outcome:
     """A finished batch: progress, the tallies of each write, and what writes without an old tensor did to the
-    logits [rows], not a number where a row has none."""
+    logits [rows], not a number where a row has none. widest: how many rows ran beside each at most; None: all
+    did."""
 
     progress: Progress
     tallies: Tallies
     logit_change: torch.Tensor
+    widest: Sequence[int] | None = None
 
 
 def receipts(loaded: Loaded, plans: Sequence[RowPlan], outcome: Outcome) -> list[dict[str, Receipt]]:
@@ -80,7 +82,7 @@ def decoded(plans: Sequence[RowPlan], outcome: Outcome, found: Sequence[dict[str
             finish="eos" if ended[row] else "length",
             receipts=found[row],
             min_margin=float(np.float32(margin[row])),
-            batch_rows=len(plans),
+            batch_rows=len(plans) if outcome.widest is None else outcome.widest[row],
             batch_length=longest,
             invalid="logits not finite" if bad[row] else None,
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 
 import torch
 
@@ -11,14 +11,10 @@ from backends.rows import Row
 from backends.torch.hooks import Board, Spot, Tap
 from backends.torch.loading import Loaded
 
-SHRINK = (
-    0.7  # finished rows leave once fewer than this share of the batch still runs: copying the cache costs too
-)
-
 
 @dataclass
 class Progress:
-    """What has been generated so far, for all rows of the batch in their first order."""
+    """What rows have generated so far. tokens: [rows, most]; the others [rows]."""
 
     tokens: torch.Tensor
     count: torch.Tensor
@@ -27,9 +23,8 @@ class Progress:
     margin: torch.Tensor
     forwards: torch.Tensor
     limit: torch.Tensor
+    alive: torch.Tensor
     eos: torch.Tensor
-    current: torch.Tensor  # rows of the batch that are still in it
-    alive: torch.Tensor  # over `current`
 
     @staticmethod
     def of(rows: Sequence[Row], eos: Sequence[int], device: torch.device) -> Progress:
@@ -47,31 +42,40 @@ class Progress:
             margin=torch.full((count,), torch.inf, device=device),
             forwards=zeros(torch.int64),
             limit=limit,
-            eos=torch.tensor(list(eos), dtype=torch.int64, device=device),
-            current=torch.arange(count, device=device),
             alive=torch.ones(count, dtype=torch.bool, device=device),
+            eos=torch.tensor(list(eos), dtype=torch.int64, device=device),
         )
 
-    def take(self, step: int, tokens: torch.Tensor, margin: torch.Tensor, finite: torch.Tensor) -> None:
-        """Record the tokens drawn at a step; rows that end, or whose logits are not finite, stop running."""
-        here, alive = self.current, self.alive
-        self.bad[here] |= alive & ~finite
+    def take(
+        self, step: int | torch.Tensor, tokens: torch.Tensor, margin: torch.Tensor, finite: torch.Tensor
+    ) -> None:
+        """Record, in place, the tokens drawn at a step (of all rows, or each row's own [rows]); rows that
+        end, or whose logits are not finite, stop running. For rows that do not run it changes nothing."""
+        alive = self.alive
         good = alive & finite
-        self.tokens[here, step] = torch.where(good, tokens, self.tokens[here, step])
-        self.count[here] += good
-        self.margin[here] = torch.where(good, torch.minimum(self.margin[here], margin), self.margin[here])
-        ended = good & torch.isin(tokens, self.eos)
-        self.ended[here] |= ended
-        self.alive = good & ~ended & (self.count[here] < self.limit[here])
+        self.bad |= alive ^ good
+        if isinstance(step, int):
+            self.tokens[:, step] = torch.where(good, tokens, self.tokens[:, step])
+        else:
+            at = step.clamp(0, self.tokens.shape[1] - 1)[:, None]
+            old = self.tokens.gather(1, at)
+            self.tokens.scatter_(1, at, torch.where(good[:, None], tokens[:, None], old))
+        self.count += good
+        self.margin.copy_(torch.where(good, torch.minimum(self.margin, margin), self.margin))
+        ended = (tokens[:, None] == self.eos).any(dim=1) & good
+        self.ended |= ended
+        alive.copy_(good & ~ended & (self.count < self.limit))
 
-    def shrink(self) -> torch.Tensor | None:
-        """Indices into the present batch of the rows to keep, once enough have finished; else None."""
-        running = int(self.alive.sum())
-        if running == 0 or running > SHRINK * len(self.current):
-            return None
-        kept = self.alive.nonzero()[:, 0]
-        self.current, self.alive = self.current[kept], self.alive[kept]
-        return kept
+    def select(self, rows: torch.Tensor) -> Progress:
+        """Of these rows alone, to go on apart from this."""
+        names = [each.name for each in fields(self) if each.name != "eos"]
+        return replace(self, **{name: getattr(self, name)[rows] for name in names})
+
+    def put(self, rows: torch.Tensor, part: Progress) -> None:
+        """Take over what came of rows that went on apart."""
+        for each in fields(self):
+            if each.name != "eos":
+                getattr(self, each.name)[rows] = getattr(part, each.name)
 
 
 @dataclass

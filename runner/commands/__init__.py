@@ -5,15 +5,18 @@ A module has `COMMAND`, what its help says and which words it takes, and `run(wo
 
 from __future__ import annotations
 
+import gc
 import importlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-
-from rich.console import Console
+from typing import TYPE_CHECKING
 
 from runner.commands.words import Command, wants_help
 from runner.config.errors import ConfigurationError, Problem, suggestion
 from runner.status import DONE
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 
 @dataclass(frozen=True)
@@ -46,8 +49,9 @@ AFTER: dict[str, Entry] = {
 ENTRIES = BEFORE | AFTER
 
 
-def subcommand(name: str, words: Sequence[str], console: Console) -> int:
-    """Carry out a sub-command, or print its help. Raises ConfigurationError for one that does not exist."""
+def subcommand(name: str, words: Sequence[str], console: Callable[[], Console]) -> int:
+    """Carry out a sub-command, or print its help. console: makes what it prints to. Raises ConfigurationError
+    for one that does not exist."""
     if name not in ENTRIES:
         known = ", ".join(ENTRIES)
         hint = suggestion(name, ENTRIES)
@@ -59,7 +63,8 @@ def subcommand(name: str, words: Sequence[str], console: Console) -> int:
         print(command.help(), end="")
         return DONE
     run: Callable[[Sequence[str], Console], int] = module.run
-    return run(words, console)
+    gc.enable()
+    return run(words, console())
 
 
 def overview() -> str:

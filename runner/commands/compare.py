@@ -44,6 +44,7 @@ COMMAND = Command(
 
 def run(words: Sequence[str], console: Console) -> int:
     """Print the comparison and write its page; status 0."""
+    given = read(COMMAND, words)  # mistakes are told before anything heavy is loaded
     from analyses.report.compare_page import comparison_page
     from analyses.runs.compare import CompareError, compare
     from analyses.runs.compare_terminal import print_comparison
@@ -51,7 +52,6 @@ def run(words: Sequence[str], console: Console) -> int:
     from runner.results.find_run import find_run
     from runner.results.store import StoreError, atomic_write
 
-    given = read(COMMAND, words)
     root = given[OUTPUT_ROOT]
     folders = [find_run(word, root) for word in given.free]
     twice = [str(path) for place, path in enumerate(folders) if _among(path, folders[:place])]

@@ -31,11 +31,11 @@ COMMAND = Command(
 def run(words: Sequence[str], console: Console) -> int:
     """Print the list; status 0, also where there is nothing to list. Raises TableError where the output root
     that was asked for is no folder."""
+    given = read(COMMAND, words)  # mistakes are told before anything heavy is loaded
     from analyses.runs.folders import run_folders
     from analyses.runs.listing import list_runs
     from analyses.tables.run import TableError
 
-    given = read(COMMAND, words)
     root, pattern = given[OUTPUT_ROOT], given.free[0] if given.free else None
     if given.has(OUTPUT_ROOT) and not root.is_dir():
         raise TableError(f"output_root: {root} is not there")

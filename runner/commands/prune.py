@@ -37,6 +37,7 @@ COMMAND = Command(
 
 def run(words: Sequence[str], console: Console) -> int:
     """Show what would go, or remove it; status 2 where something could not be removed."""
+    given = read(COMMAND, words)  # mistakes are told before anything heavy is loaded
     from analyses.runs.folders import run_folders
     from analyses.runs.listing import disk, span
     from analyses.runs.pruning import plan
@@ -44,7 +45,6 @@ def run(words: Sequence[str], console: Console) -> int:
     from analyses.tables.run import TableError
     from analyses.wording import plural
 
-    given = read(COMMAND, words)
     root, name = given[OUTPUT_ROOT], given.free[0] if given.free else None
     names = list(dict.fromkeys(folder.parent.name for folder in run_folders(root)))
     if name is not None and name not in names:

@@ -46,9 +46,9 @@ COMMAND = Command(
 def run(words: Sequence[str], console: Console) -> int:
     """Recheck every file and print what was found. Raises ConfigurationError for files that cannot be
     read."""
+    given = read(COMMAND, words)  # mistakes are told before anything heavy is loaded
     from analyses.published.recheck import PublishedError, embedded, find, recheck, unexpected
 
-    given = read(COMMAND, words)
     found: dict[str, list[Rechecked]] = {}
     problems: list[Problem] = []
     for name in given.free or tuple(map(str, embedded().values())):

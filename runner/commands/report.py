@@ -8,7 +8,6 @@ from rich.console import Console
 from rich.text import Text
 
 from runner.commands.words import OUTPUT_ROOT, Command, read
-from runner.results.find_run import find_run
 from runner.status import DONE
 
 COMMAND = Command(
@@ -30,13 +29,14 @@ _ENDED = ("done", "failed")  # states of a run whose summary should be there
 def run(words: Sequence[str], console: Console) -> int:
     """Write the page and the figures, and a summary that is missing; print where they are. Raises
     TableError."""
+    given = read(COMMAND, words)  # mistakes are told before anything heavy is loaded
     from analyses.figures import draw
     from analyses.report.report import write_report
     from analyses.runs.notebook import is_summary, load
     from analyses.summary.summary import write_summary
     from analyses.tables.run import TableError
+    from runner.results.find_run import find_run
 
-    given = read(COMMAND, words)
     found = load(find_run(given.free[0], given[OUTPUT_ROOT]))
     if found.note:
         console.print(Text(found.note, style="yellow"))

@@ -37,6 +37,7 @@ COMMAND = Command(
 
 def run(words: Sequence[str], console: Console) -> int:
     """Run the sample, print what came of it and store it beside the run."""
+    given = read(COMMAND, words)  # mistakes are told before anything heavy is loaded
     from rich.text import Text
 
     from analyses.runs.folders import run_name
@@ -46,7 +47,6 @@ def run(words: Sequence[str], console: Console) -> int:
     from runner.results.find_run import find_run
     from runner.results.stored import own_config_dir
 
-    given = read(COMMAND, words)
     path = find_run(given.free[0], given[OUTPUT_ROOT]).resolve()
     stored = load_run(path)
     as_json = given[FORMAT] == "json"

@@ -34,12 +34,12 @@ COMMAND = Command(
 
 def run(words: Sequence[str], console: Console) -> int:
     """Write the new version and show what it comes to; status 0."""
+    given = read(COMMAND, words)  # mistakes are told before anything heavy is loaded
     from analyses.tables.run import load_run
     from runner.rescore import rescore
     from runner.results.find_run import find_run
     from runner.results.stored import own_config_dir
 
-    given = read(COMMAND, words)
     if not given[READOUT]:
         message = "expected readout=NAME, what the texts are scored with"
         raise ConfigurationError([Problem("command line", "readout", message)])

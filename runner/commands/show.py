@@ -19,23 +19,11 @@ COMMAND = Command(
 
 
 def run(words: Sequence[str], console: Console) -> int:
-    from runner.config.catalogue import show
-    from runner.config.compose import compose, config_folders, options
-    from runner.config.sweeps import show_sweep, swept_experiments
+    from runner.config.shown import show
 
     line = take_apart(words)
     if not line.words:
         raise ConfigurationError([Problem("command line", "show", "expected the name of an experiment")])
     name, rest = line.words[0].removeprefix("+experiment="), line.words[1:]
-    lines: list[str] = []
-    if name in options("experiment", config_folders(line.config_dir)):
-        chosen = (f"+experiment={name}", *rest)
-        lines = show_sweep(chosen, line.config_dir)
-        composed = compose(chosen, line.config_dir)
-        if swept_experiments(composed):  # of its own it has no conditions to show
-            file = composed.files[-1]
-            lines = [str(file), "", file.read_text(encoding="utf-8").rstrip(), *lines]
-            console.print("\n".join(lines), markup=False)
-            return DONE
-    console.print("\n".join([show(name, list(rest), line.config_dir), *lines]), markup=False)
+    console.print(show(name, list(rest), line.config_dir), markup=False)
     return DONE

@@ -20,7 +20,6 @@ COMMAND = Command(
 def run(words: Sequence[str], console: Console) -> int:
     from runner.config.compose import compose
     from runner.config.sweeps import swept_experiments
-    from runner.try_item import try_item
 
     line = take_apart(words)
     chosen = [word for word in line.words if word.startswith("+experiment=")]
@@ -28,4 +27,6 @@ def run(words: Sequence[str], console: Console) -> int:
     if experiments:
         message = f"'{chosen[0]}' sweeps over experiments; expected one of them: {listed(experiments)}"
         raise ConfigurationError([Problem("command line", "try", message)])
+    from runner.try_item import try_item
+
     return try_item(list(line.words), line.config_dir, console)

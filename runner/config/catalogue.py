@@ -1,4 +1,4 @@
-"""What there is to run, and what one experiment is: `list` and `show`."""
+"""What there is to run: `list`. Reads files and composes nothing."""
 
 from __future__ import annotations
 
@@ -9,12 +9,7 @@ from typing import Any
 
 import yaml
 
-from runner.config.check import Experiment, check_experiment
-from runner.config.compose import compose, config_folders, options
-from runner.config.errors import ConfigurationError, Problem, listed, suggestion
-from runner.config.resolve import Design, resolve
-from runner.config.stages.known import MEASURE
-from runner.graph import nodes_of, stands_in
+from runner.config.folders import config_folders, options
 
 # libyaml's where it is there, being ten times faster; it builds no more than plain data either.
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -90,62 +85,15 @@ def _prompts_in(path: Path) -> str:
         return f"cannot be read: {error.strerror}"
 
 
-def show(name: str, overrides: Sequence[str] = (), config_dir: Path | None = None) -> str:
-    """An experiment's YAML with its comments, then its conditions in words as they resolve with the overrides
-    given.
-
-    Raises ConfigurationError for an unknown experiment and for whatever is wrong with it.
-    """
-    folders = config_folders(config_dir)
-    chosen = name.removeprefix("+experiment=")
-    known = options("experiment", folders)
-    if chosen not in known:
-        message = f"expected an experiment ({listed(known)}), got '{chosen}'{suggestion(chosen, known)}"
-        raise ConfigurationError([Problem("command line", "show", message)])
-    path = _path("experiment", chosen, folders)
-    experiment = check_experiment(compose([f"+experiment={chosen}", *overrides], config_dir))
-    text = path.read_text(encoding="utf-8").rstrip()
-    return "\n".join([str(path), "", text, "", *_stages_in_words(experiment)])
-
-
-def _stages_in_words(experiment: Experiment) -> list[str]:
-    """The conditions of every stage that measures; of a grid with many cells the first."""
-    if not experiment.staged:
-        return _in_words(resolve(experiment.spec))
-    lines: list[str] = []
-    for stage, node in zip(experiment.stages, nodes_of(experiment), strict=True):
-        lines += ["", f"stage {stage.name} ({stage.kind}): {node.what} -> {node.gives}"]
-        note = stands_in(stage, experiment)
-        lines += [f"  {note}"] if note is not None else []
-        if stage.kind == MEASURE and stage.spec is not None:
-            told = _in_words(resolve(stage.spec), whole_grids=False)
-            lines += [f"  {line}" if line else "" for line in told[1:]]
-    return lines[1:]
-
-
-def _in_words(design: Design, *, whole_grids: bool = True) -> list[str]:
-    """The conditions in words. whole_grids: with every cell of a grid, not the first alone."""
-    lines = [f"With model {design.model.name} ({design.model.layers} layers):"]
-    lines += [f"  {note}" for note in design.layer_notes]
-    seen: dict[str, int] = {}
-    for condition in design.conditions:
-        grid = condition.name.partition("[")[0]
-        seen[grid] = seen.get(grid, 0) + 1
-        if seen[grid] > 1 and not whole_grids:
-            continue
-        label = "" if condition.label == condition.name else f": {condition.label}"
-        lines += ["", f"{condition.name}{label}", *(f"  {sentence}" for sentence in condition.words)]
-    return lines
-
-
-def _path(group: str, name: str, folders: Sequence[Path]) -> Path:
+def path_of(group: str, name: str, folders: Sequence[Path]) -> Path:
+    """The file of a group's entry, the user's before ours."""
     return next(path for folder in folders if (path := folder / group / f"{name}.yaml").is_file())
 
 
 def _about(group: str, name: str, folders: Sequence[Path]) -> str:
     """One line on a file: its question where it is an experiment, else the first sentence of its comment."""
     try:
-        text = _path(group, name, folders).read_text(encoding="utf-8")
+        text = path_of(group, name, folders).read_text(encoding="utf-8")
         content: Any = yaml.load(text, Loader=_LOADER)
     except yaml.MarkedYAMLError as error:
         line = f"line {error.problem_mark.line + 1}: " if error.problem_mark is not None else ""

@@ -11,8 +11,9 @@ from typing import Any
 from pydantic import ValidationError
 
 from runner.config.complaints import complaint, existing_path
-from runner.config.compose import Composed, options
+from runner.config.compose import Composed
 from runner.config.errors import ConfigurationError, Problem, as_yaml, listed, suggestion
+from runner.config.folders import options
 from runner.config.local_model import with_local_files
 from runner.config.one_stage import check_stage, take_out
 from runner.config.provenance import COMMAND_LINE

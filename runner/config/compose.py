@@ -6,6 +6,7 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -23,6 +24,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from runner.config.errors import ConfigurationError, Problem, listed, suggestion
+from runner.config.folders import config_folders, options
 from runner.config.plaindata import MISSING_VALUE, Unresolvable, to_plain
 from runner.config.provenance import COMMAND_LINE, LoadedFile, Origins, merge_shapes, shape_clash
 from runner.config.spellings import misread, suspects
@@ -31,6 +33,8 @@ from runner.prompts.pools import BankReader
 ROOT_FILE = "config"
 # Where keys may be added.
 FREE = ("conditions.", "stages.", "readout.", "prompts.roles.", "prompts.templates.", "model.landmarks.")
+# What Hydra and the readers beneath it raise for files and overrides that cannot be composed.
+_UNREADABLE = (HydraException, OmegaConfBaseException, yaml.YAMLError)
 _ALWAYS = ("model", "backend", "prompts", "launch")  # groups that the root file has chosen already
 # Groups of Hydra's own that nothing here uses: to read them would take a quarter of the time of composing.
 _UNUSED = tuple(
@@ -62,47 +66,6 @@ class Composed:
     def origin(self, key: Sequence[str | int]) -> str:
         """The file that set a key, or `command line`."""
         return self.origins.of(key)
-
-
-def conf_dir() -> Path:
-    """The configuration files that come with the program: inside the package where it is installed, beside it
-    in a source tree."""
-    package = Path(__file__).resolve().parent.parent
-    return package / "conf" if (package / "conf").is_dir() else package.parent / "conf"
-
-
-def config_folders(config_dir: Path | None) -> tuple[Path, ...]:
-    """The folders to look in, the user's own first. Raises ConfigurationError where the user's is no folder,
-    or has a YAML file of the same name as one of ours, which would silently not be read."""
-    ours = conf_dir()
-    if config_dir is None:
-        return (ours,)
-    folder = config_dir.expanduser().resolve()
-    if not folder.is_dir():
-        raise ConfigurationError(
-            [Problem(str(config_dir), "--config-dir", "expected a folder, found none there")]
-        )
-    if folder == ours.resolve():
-        return (ours,)
-    clashes = [path.relative_to(folder) for path in sorted(folder.rglob("*.yaml"))]
-    problems = [
-        Problem(str(folder / path), "", f"patchbay has a {path} of its own; give this file another name")
-        for path in clashes
-        if (ours / path).is_file()
-    ]
-    if problems:
-        raise ConfigurationError(problems)
-    return (folder, ours)
-
-
-def options(group: str, folders: Sequence[Path]) -> tuple[str, ...]:
-    """The files that a group offers, sorted, without their ending."""
-    found = {
-        path.relative_to(folder / group).with_suffix("").as_posix()
-        for folder in folders
-        for path in (folder / group).rglob("*.yaml")
-    }
-    return tuple(sorted(found))
 
 
 def expand_sweep(overrides: Sequence[str]) -> list[list[str]]:
@@ -143,14 +106,14 @@ def compose(overrides: Sequence[str], config_dir: Path | None = None) -> Compose
     lines = [str(override.input_line) for override in parsed]
     try:
         config = _load(lines, folders)
-    except (HydraException, OmegaConfBaseException, yaml.YAMLError) as error:
-        wrong = _wrong_keys(parsed, folders)
-        if wrong:  # told with all other mistakes: what they would have changed is left as it is
-            keys = {problem.key for problem in wrong}
-            rest = compose([str(o.input_line) for o in parsed if o.key_or_group not in keys], config_dir)
-            return replace(rest, problems=(*wrong, *rest.problems))
-        found = _wrong_shapes(lines, folders, error) or [_translated(error, parsed, folders)]
-        raise ConfigurationError(found) from error
+    except _UNREADABLE as error:
+        return _without_wrong_keys(parsed, folders, error)
+    return _composed(parsed, folders, config)
+
+
+def _composed(parsed: Sequence[Override], folders: tuple[Path, ...], config: DictConfig) -> Composed:
+    """What Hydra has composed of these overrides, with what is wrong within it."""
+    lines = [str(override.input_line) for override in parsed]
     settings = tuple(override for override in parsed if not _chooses_file(override, folders))
     origins = Origins(partial(_files, lines, folders), settings)
     mapping, faults = to_plain(config)
@@ -164,6 +127,33 @@ def compose(overrides: Sequence[str], config_dir: Path | None = None) -> Compose
         chosen = [file for file in origins.files if file.path in doubtful]
         misspelt = tuple(problem for file in chosen for problem in misread(file.path, file.package))
     return Composed(mapping, tuple(lines), folders, origins, tuple(problems), misspelt, BankReader(folders))
+
+
+def _without_wrong_keys(parsed: Sequence[Override], folders: tuple[Path, ...], error: Exception) -> Composed:
+    """The configuration without the overrides whose keys are wrong, which are told with all other mistakes:
+    what they would have changed is left as it is. error: what composing with them all raised. Raises
+    ConfigurationError where that has another reason, or has one besides."""
+    found: list[Problem] = []
+    with suppress(*_UNREADABLE):
+        config = _load([str(o.input_line) for o in parsed if _chooses_file(o, folders)], folders)
+        found = _wrong_keys(parsed, folders, to_plain(config)[0])
+    if not found:
+        raise ConfigurationError(_told(parsed, folders, error)) from error
+    keys = {problem.key for problem in found}
+    rest = [override for override in parsed if override.key_or_group not in keys]
+    if any(not _chooses_file(override, folders) for override in rest):
+        try:
+            config = _load([str(override.input_line) for override in rest], folders)
+        except _UNREADABLE as other:
+            raise ConfigurationError(_told(rest, folders, other)) from other
+    composed = _composed(rest, folders, config)
+    return replace(composed, problems=(*found, *composed.problems))
+
+
+def _told(parsed: Sequence[Override], folders: Sequence[Path], error: Exception) -> list[Problem]:
+    """What Hydra could not compose, in our words."""
+    lines = [str(override.input_line) for override in parsed]
+    return _wrong_shapes(lines, folders, error) or [_translated(error, parsed, folders)]
 
 
 def _left_open(origins: Origins, told: set[str]) -> list[Problem]:
@@ -278,14 +268,11 @@ def _files(lines: list[str], folders: Sequence[Path]) -> tuple[LoadedFile, ...]:
     return tuple(files)
 
 
-def _wrong_keys(parsed: Sequence[Override], folders: Sequence[Path]) -> list[Problem]:
+def _wrong_keys(
+    parsed: Sequence[Override], folders: Sequence[Path], mapping: dict[str, Any]
+) -> list[Problem]:
     """Overrides of keys that do not exist, or additions of keys that do: all of them, where Hydra names the
-    first."""
-    try:
-        base = _load([str(o.input_line) for o in parsed if _chooses_file(o, folders)], folders)
-    except (HydraException, OmegaConfBaseException, yaml.YAMLError):
-        return []
-    mapping, _ = to_plain(base)
+    first. mapping: what the files give."""
     problems = []
     for override in parsed:
         if _chooses_file(override, folders):

@@ -28,6 +28,7 @@ def inconsistencies(spec: Spec, damaged: frozenset[Key]) -> Iterator[Inconsisten
     wrong key has been removed already: they are not compared with others, because what they were to be is
     unknown."""
     yield from _model(spec)
+    yield from _backend(spec)
     yield from prompts_faults(spec)
     yield from _length(("sampling",), spec.sampling.max_new_tokens, spec)
     _, conditions, _ = spec.stage
@@ -72,6 +73,21 @@ def _model(spec: Spec) -> Iterator[Inconsistency]:
         for key, value in (("id", model.id), ("revision", model.revision)):
             if value is None:
                 yield Inconsistency(("model", key), f"expected the {key} of the model on the hub, got null")
+
+
+def _backend(spec: Spec) -> Iterator[Inconsistency]:
+    backend = spec.backend
+    if backend.workers is None or backend.workers == 1:
+        return
+    one = f"device {backend.device}" if backend.device.startswith("cuda") else None
+    if backend.device_map is not None:
+        one = f"device_map {backend.device_map}"
+    if one is not None:
+        message = (
+            f"expected 1 or null with {one}: its batches run one after the other, and larger ones are what "
+            f"keeps it busy; got {backend.workers}"
+        )
+        yield Inconsistency(("backend", "workers"), message)
 
 
 def _length(key: Key, asked: int | None, spec: Spec) -> Iterator[Inconsistency]:

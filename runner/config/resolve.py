@@ -42,7 +42,7 @@ from runner.keys import every_write
 
 # What may differ between two runs of one and the same experiment: where and how it is computed, not what.
 NOT_HASHED = ("resume", "output_root", "launch", "profile", "quiet", "report", "dry_run", "allow_inert")
-NOT_HASHED_BACKEND = ("memory_budget", "max_rows", "threads")
+NOT_HASHED_BACKEND = ("memory_budget", "max_rows", "threads", "workers")
 
 
 class UnderError(WordError):

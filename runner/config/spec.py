@@ -113,14 +113,17 @@ class ModelSpec(Strict):
 
 
 class BackendSpec(Strict):
-    """How the model is run. memory_budget in bytes; max_rows caps the rows of a batch."""
+    """How the model is run. memory_budget in bytes, None for a share of what is free; max_rows caps how many
+    rows run at once; workers: how many batches are run at the same time, each by as many threads as `threads`
+    says."""
 
     name: Literal["torch"]
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"
     dtype: Dtype | None = None
     attention: Literal["sdpa", "eager"] = "sdpa"
     device_map: Literal["auto"] | None = None
-    memory_budget: Size = 2 << 30
+    memory_budget: Size | None = None
+    workers: PositiveInt | None = None
     threads: PositiveInt | None = None
     max_rows: PositiveInt | None = None
 

@@ -14,8 +14,9 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, OverrideType
 from hydra.errors import HydraException
 
-from runner.config.compose import Composed, compose, expand_sweep, options
+from runner.config.compose import Composed, compose, expand_sweep
 from runner.config.errors import ConfigurationError, Problem, as_yaml, listed, suggestion
+from runner.config.folders import options
 
 KEY = "sweep"
 EXPERIMENT = "experiment"
@@ -96,12 +97,12 @@ def swept_experiments(composed: Composed) -> tuple[str, ...]:
     return tuple(map(str, given)) if isinstance(given, list) else ()
 
 
-def show_sweep(words: Sequence[str], config_dir: Path | None) -> list[str]:
+def show_sweep(composed: Composed, config_dir: Path | None) -> list[str]:
     """The jobs of an experiment that sweeps, in lines; none where it does not. Raises
     ConfigurationError."""
-    sweep = plan_jobs(words, False, config_dir)
-    if not sweep.declared:
+    if not composed.mapping.get(KEY):
         return []
+    sweep = plan_jobs(composed.overrides, False, config_dir)
     count = len(sweep.jobs)
     lines = ["", f"Swept, in {count} run{'s' if count > 1 else ''} one after the other:"]
     lines += [

@@ -17,8 +17,7 @@ def prompt_texts(planned: Iterable[tuple[Plan, Tokenizer]]) -> pa.Table:
     `donor_ids` of the trials have them, and the text that they stand for, special tokens left out."""
     found: dict[tuple[int, ...], str] = {}
     for plan, tokenizer in planned:
-        for trial in plan.trials:
-            for ids in (trial.row.ids, *trial.donor_ids.values()):
-                if ids not in found:
-                    found[ids] = tokenizer.decode(ids)
+        for ids in plan.ledger.prompts:
+            if ids not in found:
+                found[ids] = tokenizer.decode(ids)
     return pa.table({"ids": [list(ids) for ids in found], "text": list(found.values())}, schema=SCHEMA)

@@ -7,15 +7,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from analyses.runs.folders import versions
 from analyses.tables.join import RECEIPT_COLUMNS
 from runner.config.readouts.readout import Readout
 from runner.config.resolve import NOT_HASHED, NOT_HASHED_BACKEND
-from runner.plan import Trial
-from runner.results.store import FINISHED, StoreError, read_manifest, read_segments
+from runner.key_table import Keys, KeyTable, Places, keys_named
+from runner.ledger import Ledger
+from runner.results.segments import Segments
+from runner.results.store import FINISHED, StoreError, read_manifest
 from runner.scores.scoring import Scorer, Words
+
+PART = 1024  # results that are taken at a time
 
 
 @dataclass(frozen=True)
@@ -29,22 +36,20 @@ class Choice:
 @dataclass(frozen=True)
 class Rescoring:
     """What is taken again of stored results, so that it is as this code and this configuration have it: the
-    scores of the text, and what is derived. words: what texts are searched for, by key and readout."""
+    scores of the text, and what is derived."""
 
     scorer: Scorer
-    words: Mapping[str, Words]
 
     @staticmethod
-    def of(readouts: Sequence[Readout], trials: Sequence[Trial]) -> Rescoring:
-        """For the readouts and the trials of a stage."""
-        return Rescoring(Scorer.of(readouts), {trial.key: trial.words for trial in trials})
+    def of(readouts: Sequence[Readout]) -> Rescoring:
+        """For the readouts of a stage."""
+        return Rescoring(Scorer.of(readouts))
 
-    def rescored(self, result: dict[str, Any]) -> dict[str, Any]:
-        """A result of one of the trials, scored again. What was measured on tensors stays: it is part of the
-        key. One that is not ok has no scores."""
+    def scored(self, result: dict[str, Any], words: Words) -> dict[str, Any]:
+        """A result scored again. What was measured on tensors stays: it is part of the key. One that is not
+        ok has no scores. words: what its text is searched for, by readout."""
         if result["status"] != "ok":
             return result
-        words = self.words[result["key"]]
         return {**result, "scores": self.scorer.scores(result["text"], words, result["scores"])}
 
 
@@ -148,64 +153,127 @@ def receipt_orders(manifest: Mapping[str, Any]) -> dict[tuple[str, str], list[st
     }
 
 
+@dataclass
+class Wanted:
+    """The trials of a stage whose results are still looked for, each key once. rows: in the ledger, of the
+    first trial of each."""
+
+    ledger: Ledger
+    rows: Places
+    open: NDArray[np.bool_]
+    _table: KeyTable
+
+    @staticmethod
+    def of(ledger: Ledger) -> Wanted:
+        """All that can be run."""
+        rows = ledger.wanted()
+        return Wanted(ledger, rows, np.ones(len(rows), dtype=bool), KeyTable.of(ledger.keys[rows]))
+
+    @property
+    def left(self) -> Places:
+        """Rows of the trials that have no result yet."""
+        return self.rows[self.open]
+
+    def among(self, keys: Keys) -> NDArray[np.bool_]:
+        """Which of these keys are still looked for."""
+        places = self._places(keys)
+        there = places >= 0
+        there[there] = self.open[places[there]]
+        return there
+
+    def found(self, keys: Keys) -> None:
+        """These are known now."""
+        places = self._places(keys)
+        self.open[places[places >= 0]] = False
+
+    def words(self, key: str) -> Words:
+        """What the text of a trial that is looked for is searched for."""
+        (place,) = self._places(keys_named([key]))
+        return self.ledger.words_of(int(self.rows[place]))
+
+    def _places(self, keys: Keys) -> Places:
+        if not len(self.rows):
+            return np.full(len(keys), -1, dtype=np.int64)
+        places = self._table.find(keys)
+        return np.where(places < 0, -1, self._table.rows[places])
+
+
 def earlier_results(
     experiment: Path,
-    wanted: set[str],
+    wanted: Wanted,
     but: Path,
     columns: Mapping[str, str],
     again: Rescoring,
     note: Callable[[str], None],
-) -> dict[str, dict[str, Any]]:
-    """Finished results of the wanted keys from any other version, newest first, with their `origin`.
+) -> Iterator[list[dict[str, Any]]]:
+    """Finished results of wanted trials from any other version, newest first, with their `origin`, some at a
+    time; they are wanted no more.
 
     columns: those of the readouts. Failed ones are not taken. A damaged version is noted and passed over.
     again: how scores and derived values are taken again.
     """
-    out: dict[str, dict[str, Any]] = {}
     for path in reversed(versions(experiment)):
-        if path == but or not wanted - out.keys():
+        if path == but or not wanted.open.any():
             continue
+        origin = f"{path.parent.name}/{path.name}"
         try:
-            results = list(_results_of(path, wanted - out.keys(), columns))
-            for result in results:
-                origin = (
-                    result["origin"] if result["origin"] is not None else f"{path.parent.name}/{path.name}"
-                )
-                out[result["key"]] = {**again.rescored(result), "origin": origin}
+            for results in _results_of(path, wanted, columns):
+                found = [
+                    {
+                        **again.scored(result, wanted.words(result["key"])),
+                        "origin": origin if result["origin"] is None else result["origin"],
+                    }
+                    for result in results
+                ]
+                wanted.found(keys_named(result["key"] for result in found))
+                yield found
         except (StoreError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             note(f"nothing more is taken over from {path}, which cannot be read: {error!r}")
-    return out
 
 
 def own_results(
-    path: Path, wanted: set[str], columns: Mapping[str, str], again: Rescoring
-) -> dict[str, dict[str, Any]]:
-    """What an unfinished version has already: its segments, or its table where it was killed after writing
-    that."""
-    stored = read_segments(path).items()
-    found = {key: again.rescored(r) for key, r in stored if key in wanted and r["status"] != "failed"}
+    path: Path, wanted: Wanted, columns: Mapping[str, str], again: Rescoring
+) -> Iterator[list[dict[str, Any]]]:
+    """What an unfinished version has in its table, where it was killed after writing that, and not in its
+    segments, some at a time. Those of both are wanted no more."""
+    segments = Segments.of(path)
+    wanted.found(segments.found.keys[~segments.failed[segments.found.rows]])
     if (path / "trials.parquet").is_file():
-        for result in _results_of(path, wanted - found.keys(), columns):
-            found[result["key"]] = again.rescored(result)
-    return found
+        for results in _results_of(path, wanted, columns):
+            found = [again.scored(result, wanted.words(result["key"])) for result in results]
+            wanted.found(keys_named(result["key"] for result in found))
+            yield found
 
 
-def _results_of(path: Path, wanted: set[str], columns: Mapping[str, str]) -> Iterator[dict[str, Any]]:
+def _results_of(path: Path, wanted: Wanted, columns: Mapping[str, str]) -> Iterator[list[dict[str, Any]]]:
+    """The valid results of wanted trials that a version has."""
     table = path / "trials.parquet"
     if not table.is_file():
-        for key, result in read_segments(path).items():
-            if key in wanted and result["status"] == "ok":
-                yield result
+        segments = Segments.of(path)
+        places = segments.found.rows[wanted.among(segments.found.keys)]
+        places = places[segments.ok[places]]
+        for first in range(0, len(places), PART):
+            yield list(segments.read(places[first : first + PART]))
         return
     manifest = read_manifest(path)
-    if manifest is None or not wanted & set(pq.read_table(table, columns=["key"])["key"].to_pylist()):
+    if manifest is None or not _has(table, wanted):
         return
     orders = receipt_orders(manifest)
-    seen = set()
-    for row in pq.read_table(table).to_pylist():
-        if row["key"] in wanted and row["status"] == "ok" and row["key"] not in seen:
-            seen.add(row["key"])
-            yield from_row(row, orders[row["stage"], row["condition"]], columns)
+    for batch in pq.ParquetFile(table).iter_batches(batch_size=PART):
+        keys = keys_named(batch["key"].to_pylist())
+        ok = np.array([status == "ok" for status in batch["status"].to_pylist()], dtype=bool)
+        rows = np.flatnonzero(wanted.among(keys) & ok)
+        rows = np.sort(rows[KeyTable.of(keys[rows]).rows])
+        if len(rows):
+            yield [
+                from_row(row, orders[row["stage"], row["condition"]], columns)
+                for row in batch.take(pa.array(rows)).to_pylist()
+            ]
+
+
+def _has(table: Path, wanted: Wanted) -> bool:
+    batches = pq.ParquetFile(table).iter_batches(columns=["key"])
+    return any(wanted.among(keys_named(batch["key"].to_pylist())).any() for batch in batches)
 
 
 def from_row(row: Mapping[str, Any], order: list[str], columns: Mapping[str, str]) -> dict[str, Any]:

@@ -7,23 +7,24 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
 
+import numpy as np
 import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from analyses.runs.folders import versions
+from runner.results.rows import Rows, give_back, in_groups
+from runner.results.segments import Segments
+from runner.results.segments import StoreError as StoreError
 
 FINISHED = "done"
-
-
-class StoreError(Exception):
-    """A run folder that cannot be created, locked or read; the message says which and what to do."""
+ROW_GROUP = 8192  # rows of a table that are in memory at once while it is written
 
 
 class CannotWrite(StoreError):
@@ -149,12 +150,13 @@ class RunFolder:
         except OSError as error:
             raise CannotWrite(self.path, error) from error
 
-    def write_plan(self, plan: pa.Table) -> None:
+    def write_plan(self, plan: Rows) -> None:
+        """Write plan.parquet."""
         self._write_table("plan.parquet", plan)
 
     def write_prompts(self, prompts: pa.Table) -> None:
         """Write prompts.parquet, which stays."""
-        self._write_table("prompts.parquet", prompts)
+        self._write_table("prompts.parquet", Rows.of(prompts))
 
     def append(self, results: Iterable[Mapping[str, Any]]) -> None:
         """Add finished trials to this attempt's segment and sync them to disk."""
@@ -177,9 +179,9 @@ class RunFolder:
             except FileExistsError:
                 number += 1
 
-    def write_trials(self, table: pa.Table) -> None:
+    def write_trials(self, trials: Rows | pa.Table) -> None:
         """Write trials.parquet. The segments stay until `clear`, so that a kill in between loses nothing."""
-        self._write_table("trials.parquet", table)
+        self._write_table("trials.parquet", trials if isinstance(trials, Rows) else Rows.of(trials))
 
     def clear(self) -> None:
         """Remove the segments and the plan, which trials.parquet holds."""
@@ -189,44 +191,24 @@ class RunFolder:
         shutil.rmtree(self.path / "segments", ignore_errors=True)
         (self.path / "plan.parquet").unlink(missing_ok=True)
 
-    def _write_table(self, name: str, table: pa.Table) -> None:
+    def _write_table(self, name: str, table: Rows) -> None:
         aside = self.path / f".{name}.tmp"
         try:
-            pq.write_table(table, aside, compression="zstd")
+            with pq.ParquetWriter(aside, table.schema, compression="zstd") as writer:
+                for group in in_groups(table, ROW_GROUP):
+                    writer.write_table(group)
             with aside.open("rb") as file:
                 os.fsync(file.fileno())
             os.replace(aside, self.path / name)
             _sync_folder(self.path)
         except OSError as error:
             raise CannotWrite(self.path, error) from error
+        finally:
+            give_back()  # of a large table tens of megabytes would be kept for nothing
 
 
 def read_segments(folder: Path) -> dict[str, dict[str, Any]]:
-    """Results of a version's segments by key. A torn last line of a segment is dropped (its writer was
-    killed); a failed trial gives way to a later result.
-
-    Raises StoreError for a broken line that is not the last, and for two results of one key.
-    """
-    found: dict[str, dict[str, Any]] = {}
-    for path in sorted((folder / "segments").glob("*.jsonl")):
-        for number, line in _whole_lines(path):
-            try:
-                result = orjson.loads(line)
-                key, status = result["key"], result["status"]
-            except (orjson.JSONDecodeError, KeyError, TypeError) as error:
-                raise StoreError(f"{path}:{number}: expected a result as one JSON object: {error}") from error
-            if key in found and found[key]["status"] != "failed" and status != "failed":
-                raise StoreError(
-                    f"{path}:{number}: a second result for trial {key}; one of the segments is a copy"
-                )
-            if key not in found or status != "failed":
-                found[key] = result
-    return found
-
-
-def _whole_lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    data = path.read_bytes()
-    whole = data[: data.rfind(b"\n") + 1]
-    for number, line in enumerate(whole.split(b"\n"), start=1):
-        if line:
-            yield number, line
+    """Results of a version's segments by key, all of them at once. Raises StoreError as `Segments.of`
+    does."""
+    found = Segments.of(folder)
+    return {result["key"]: result for result in found.read(np.arange(len(found.file)))}

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from analyses.tables.run import TableError
-from runner.config.compose import Composed, config_folders
+from runner.config.compose import Composed
 from runner.config.errors import ConfigurationError, Problem
+from runner.config.folders import config_folders
 from runner.config.provenance import LoadedFile, Origins
 from runner.config.stages.artefact_files import ArtefactError, read_artefact
 from runner.config.stages.known import NOTHING, Chosen, Known

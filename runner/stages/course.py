@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from backends.clock import Clock
 from runner.config.check import Experiment, Stage, check_again
 from runner.config.errors import ConfigurationError, Problem
 from runner.config.resolve import resolve
@@ -22,12 +23,15 @@ from runner.stages.select import select_stage
 DONE, LEFT_OUT, RUNNING = "done", "left_out", "running"
 
 
-def prepare_first(experiment: Experiment, config_dir: Path | None) -> Prepared:
+def prepare_first(experiment: Experiment, config_dir: Path | None, clock: Clock | None = None) -> Prepared:
     """Load the model and the first stage that has prompts, before a folder is made for the run. Raises as
-    `prepare` does, and for words of the readouts of any stage, before the first one runs."""
-    first = prepare(resolve(experiment.specs[0]), config_dir)
-    for spec in experiment.specs[1:]:
-        refuse_words(resolve(spec), first.tokenizer, config_dir)
+    `prepare` does, and for words of the readouts of any stage, before the first one runs.
+    clock: takes up the seconds."""
+    clock = Clock() if clock is None else clock
+    with clock.during("plan"):
+        first = prepare(resolve(experiment.specs[0]), config_dir, clock=clock)
+        for spec in experiment.specs[1:]:
+            refuse_words(resolve(spec), first.tokenizer, config_dir)
     return first
 
 
@@ -39,16 +43,23 @@ def run_stages(experiment: Experiment, run: StagedRun, first: Prepared) -> None:
         if why is not None:
             _leave_out(stage, run, why)
             continue
-        body = stage.body
-        if isinstance(body, SelectStageSpec):
-            run.sections[stage.name] = _section(stage, DONE)
-            run.known = run.known.and_choice(select_stage(run, stage.name, body, first.design.model.layers))
-            run.sections[stage.name] |= {"sentence": run.known.choices[stage.name].sentence}
-        elif isinstance(body, ExtractStageSpec):
-            _extract(stage, body, run, first)
-        else:
-            _measure(stage, body, run, first, fresh=stage.spec is experiment.specs[0])
-        run.changed()
+        with run.spending.stage(stage.name):
+            _carry_out(stage, run, first, fresh=stage.spec is experiment.specs[0])
+
+
+def _carry_out(stage: Stage, run: StagedRun, first: Prepared, *, fresh: bool) -> None:
+    body = stage.body
+    if isinstance(body, SelectStageSpec):
+        run.sections[stage.name] = _section(stage, DONE)
+        with run.spending.during("summarise"):
+            chosen = select_stage(run, stage.name, body, first.design.model.layers)
+        run.known = run.known.and_choice(chosen)
+        run.sections[stage.name] |= {"sentence": run.known.choices[stage.name].sentence}
+    elif isinstance(body, ExtractStageSpec):
+        _extract(stage, body, run, first)
+    else:
+        _measure(stage, body, run, first, fresh=fresh)
+    run.changed()
 
 
 def _measure(
@@ -59,7 +70,8 @@ def _measure(
         assert body is not None
         _leave_out(stage, run, f"none of its items is one that {body.items} has kept")
         return
-    announce(run, stage.name, prepared, _section(stage, RUNNING) | _kept(prepared, body))
+    with run.spending.during("plan"):
+        announce(run, stage.name, prepared, _section(stage, RUNNING) | _kept(prepared, body))
     run.tables[stage.name] = measure_stage(run, stage.name, prepared)
     run.sections[stage.name]["status"] = DONE
 
@@ -79,7 +91,8 @@ def _extract(stage: Stage, body: ExtractStageSpec, run: StagedRun, first: Prepar
             prepared = _prepared(stage, body, run)
             run.sections[stage.name]["prompts"] = {"banks": described_banks(prepared.banks)}
             run.changed()
-            artefact = extract_stage(run, stage.name, body, prepared)
+            with run.spending.work(prepared.backend):
+                artefact = extract_stage(run, stage.name, body, prepared)
     except NothingToExtract as error:
         _leave_out(stage, run, str(error))
         return
@@ -100,10 +113,12 @@ def _leave_out(stage: Stage, run: StagedRun, why: str) -> None:
 
 def _prepared(stage: Stage, body: MeasureStageSpec | ExtractStageSpec, run: StagedRun) -> Prepared:
     """A stage with what is known by now in the place of what stood in for it."""
-    spec = check_again(run.composed, stage, run.known)
-    name = None if body.items is None else choice_named(body.items)
-    keep = None if name is None else run.known.choices[name].items
-    return prepare(resolve(spec), run.config_dir, keep=keep)
+    clock = run.spending.clock
+    with clock.during("plan"):
+        spec = check_again(run.composed, stage, run.known)
+        name = None if body.items is None else choice_named(body.items)
+        keep = None if name is None else run.known.choices[name].items
+        return prepare(resolve(spec), run.config_dir, keep=keep, clock=clock)
 
 
 def _left_out(stage: Stage, run: StagedRun) -> str | None:

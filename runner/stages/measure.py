@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 from analyses.runs.folders import versions
@@ -11,14 +13,17 @@ from analyses.tables.join import join
 from analyses.wording import plural
 from runner.execute import Executor
 from runner.factors import factors
+from runner.key_table import Places
+from runner.plan import Trials
 from runner.plan_gates import plan_gates
 from runner.power_before import power_before
-from runner.prepare import Prepared, plan_table
+from runner.prepare import Prepared, plan_rows
 from runner.progress import ProgressWatcher
 from runner.results.manifest import describe_stage
 from runner.results.prompt_texts import prompt_texts
-from runner.results.resume import Rescoring, earlier_results, own_results
-from runner.results.store import read_segments
+from runner.results.resume import Rescoring, Wanted, earlier_results, own_results
+from runner.results.rows import Parts, Rows
+from runner.results.segments import Segments
 from runner.stages.run import StagedRun
 
 
@@ -43,7 +48,7 @@ def announce(run: StagedRun, name: str, prepared: Prepared, extra: dict[str, Any
     run.sections[name] = section | told | extra
     run.columns[name] = design.columns
     run.prepared[name] = prepared
-    run.plans[name] = plan_table(prepared.plan, design)
+    run.plans[name] = plan_rows(prepared.plan, design)
     run.folder.write_plan(run.whole_plan())
     run.folder.write_prompts(prompt_texts((each.plan, each.tokenizer) for each in run.prepared.values()))
     run.changed()
@@ -72,78 +77,97 @@ def announce(run: StagedRun, name: str, prepared: Prepared, extra: dict[str, Any
             run.speaker.say(sentence, "yellow")
 
 
-def measure_stage(run: StagedRun, name: str, prepared: Prepared) -> pa.Table:
+def measure_stage(run: StagedRun, name: str, prepared: Prepared) -> Rows:
     """Compute what is not known of an announced stage, and join it with the plan.
 
     Raises StageInterrupted where the user stops it; what else goes wrong is raised as it is. In each case
     what has finished is stored.
     """
     design, plan = prepared.design, prepared.plan
-    done = _known(run, prepared)
-    todo = {t.key: t for t in plan.trials if t.invalid is None and t.key not in done}
+    with run.spending.during("join"):
+        assert isinstance(plan.trials, Trials)
+    todo = plan.trials.take(_unknown(run, prepared))
     watcher = ProgressWatcher(run.speaker, len(todo), run.quiet)
+    known = [rows for rows in (design.backend.max_rows, run.most_rows) if rows is not None]
     executor = Executor(
         prepared.backend,
         prepared.tokenizer,
         design.measured,
         run.folder.append,
         watcher,
-        design.backend.max_rows,
+        min(known, default=None),
     )
+    with run.spending.during("plan"):
+        batches = list(executor.batches(todo))
+    if todo:
+        run.speaker.write(executor.in_words(batches))
     try:
-        with watcher.showing():
-            executor.run(list(todo.values()))
+        with run.spending.work(prepared.backend), watcher.showing():
+            executor.run_batches(batches)
     except KeyboardInterrupt as error:
         raise StageInterrupted(watcher.done, watcher.total) from error
     finally:
-        for what, seconds in executor.times.items():
-            run.spent(what, seconds)
+        run.most_rows = executor.most_rows
     if todo:
         told = [f"{len(todo):,} trials in {watcher.seconds:.1f} s", watcher.speed]
         run.speaker.say(", ".join(filter(None, told)))
     return join_stage(run, name)
 
 
-def join_stage(run: StagedRun, name: str) -> pa.Table:
+def join_stage(run: StagedRun, name: str) -> Rows:
     """The plan of a stage with the results that are stored, scored as the stage asks: another stage, with
-    other scores, may have been the one that computed them."""
+    other scores, may have been the one that computed them. Joined anew, a part at a time, whenever it is
+    read; as long as the segments are there."""
     conditions = run.sections[name]["conditions"]
     orders = {condition: body["receipt_order"] for condition, body in conditions.items()}
-    again = _rescoring(run.prepared[name])
-    stored = read_segments(run.folder.path)
-    results = [again.rescored(result) for key, result in stored.items() if key in again.words]
-    return join(run.plans[name], results, orders, run.columns[name])
+    prepared, columns = run.prepared[name], run.columns[name]
+    again, ledger = Rescoring.of(prepared.design.measured), prepared.plan.ledger
+
+    def parts() -> Iterator[pa.Table]:
+        segments = Segments.of(run.folder.path)
+        first = 0
+        for plan in run.plans[name].parts:
+            rows = np.arange(first, first + plan.num_rows)
+            first += plan.num_rows
+            places = segments.places(ledger.keys[rows])
+            stored = np.unique(places[places >= 0])
+            words = dict(zip(plan["key"].to_pylist(), map(ledger.words_of, rows.tolist()), strict=True))
+            results = [again.scored(result, words[result["key"]]) for result in segments.read(stored)]
+            yield join(plan, results, orders, columns)
+
+    schema = join(run.plans[name].schema.empty_table(), (), orders, columns).schema
+    return Rows(schema, Parts(parts))
 
 
-def _known(run: StagedRun, prepared: Prepared) -> dict[str, dict[str, Any]]:
-    """Results that this version has, or that earlier versions have and this one now takes over."""
+def _unknown(run: StagedRun, prepared: Prepared) -> Places:
+    """The trials, one for each key, of which neither this version nor an earlier one has a result; what only
+    an earlier one has is taken over."""
     design, folder = prepared.design, run.folder.path
-    wanted = {t.key for t in prepared.plan.trials if t.invalid is None}
-    stored = read_segments(folder)
-    again = _rescoring(prepared)
-    own = own_results(folder, wanted, design.columns, again)
-    taken = earlier_results(
+    wanted = Wanted.of(prepared.plan.ledger)
+    again = Rescoring.of(design.measured)
+    every = int(wanted.open.sum())
+    for results in own_results(folder, wanted, design.columns, again):
+        run.folder.append(results)
+    own = every - int(wanted.open.sum())
+    taken = 0
+    origins: set[str] = set()
+    for results in earlier_results(
         folder.parent,
-        wanted - own.keys(),
+        wanted,
         folder,
         design.columns,
         again,
         lambda sentence: run.speaker.say(sentence, "yellow"),
-    )
-    unstored = [*(r for key, r in own.items() if key not in stored), *taken.values()]
-    if unstored:
-        run.folder.append(unstored)
+    ):
+        run.folder.append(results)
+        taken += len(results)
+        origins |= {result["origin"] for result in results}
     if taken:
-        origins = sorted({result["origin"] for result in taken.values()})
-        run.speaker.say(f"{len(taken):,} results taken over from {', '.join(origins)}")
+        run.speaker.say(f"{taken:,} results taken over from {', '.join(sorted(origins))}")
     if own:
         where = "were already here" if run.resumed else "are those of an earlier stage"
-        run.speaker.say(f"{len(own):,} results {where}")
-    return own | taken
-
-
-def _rescoring(prepared: Prepared) -> Rescoring:
-    return Rescoring.of(prepared.design.measured, prepared.plan.trials)
+        run.speaker.say(f"{own:,} results {where}")
+    return wanted.left
 
 
 def _question(question: str) -> str:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from analyses.choices.selection import Selection, select_cells, select_items, select_rows
+from analyses.tables.light import NOT_READ
 from runner.config.stages.known import Chosen
 from runner.config.stages.spec import SelectStageSpec
 from runner.results.store import atomic_write
@@ -67,7 +68,7 @@ def _selected(run: StagedRun, body: SelectStageSpec, rule: dict[str, Any], layer
     excluded = () if body.but is None else run.known.choices[body.but].cells
     if artefact is not None:
         return select_rows(artefact.table, rule, layers, excluded=excluded)
-    trials, section = run.tables[body.from_].to_pandas(), run.sections[body.from_]
+    trials, section = run.tables[body.from_].table(NOT_READ).to_pandas(), run.sections[body.from_]
     conditions, readouts = section["conditions"], section["readout"]
     if body.items:
         return select_items(trials, rule, conditions=conditions, readouts=readouts)

@@ -5,19 +5,21 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 
 from backends.contract import BackendError, Start
 from backends.rowplan import RowPlan
 from backends.rows import Receipt
-from backends.torch.begin import begin, moved, prefill_key
+from backends.torch.begin import begin, moved
 from backends.torch.capture import armed_for, run_prompts
 from backends.torch.edges import first_cuts
 from backends.torch.edits import Recorded, Tallies
-from backends.torch.hooks import Board, Spot, Tap
+from backends.torch.hooks import Board, Spot
 from backends.torch.loading import Loaded
 from backends.torch.outcome import Outcome, receipts
 from backends.torch.progress import Progress
+from backends.torch.shared import onset
 from backends.torch.sources import Sources
 
 
@@ -98,46 +100,44 @@ def _cached(
     start: Start | None,
 ) -> Reading:
     device = loaded.device
-    own = [len(plan.prefill_ids) for plan in plans]
-    first = 0 if start is None else min(len(start.prefix.ids), *own)
-    prompted = max(own) > first  # else the shared prefix holds all but the last tokens
-    seen: dict[Spot, list[torch.Tensor]] = {spot: [] for spot in spots}
+    layers = loaded.info.layers
+    starts = np.array([onset(plan, layers).last for plan in plans])
+    order = np.argsort(starts, kind="stable")
+    found = _in_order(loaded, board, sources, [plans[row] for row in order], recorded, spots, start)
+    return found.of(torch.from_numpy(np.argsort(order)).to(device))
+
+
+def _in_order(
+    loaded: Loaded,
+    board: Board,
+    sources: Sources,
+    plans: Sequence[RowPlan],
+    recorded: Recorded,
+    spots: Mapping[Spot, int],
+    start: Start | None,
+) -> Reading:
+    device = loaded.device
     tallies: Tallies = {}
     with armed_for(board, plans, set(spots)):
-        for spot, most in spots.items():
-            # What runs after the last token are twins of it, for receipts.
-            board.taps[spot] = _keep(seen[spot], [most, 1] if prompted else [1])
-        begun = begin(loaded, board, sources, plans, recorded, tallies, start)
-    missing = sorted(spot for spot, found in seen.items() if len(found) < 1 + prompted)
+        begun = begin(loaded, board, sources, plans, recorded, tallies, start, watch=spots)
+    prompts = begun.prompts
+    missing = sorted(spots.keys() - prompts.ends.keys())
     if missing:
         site, layer = missing[0]
         raise BackendError(f"score: {site} of layer {layer} lies below the layer started from")
     progress = Progress.of([plan.row for plan in plans], (), device)
     progress.forwards += torch.tensor([plan.row.replay_last_token for plan in plans], device=device)
-    order: dict[tuple[object, ...], int] = {}
-    row_of = [order.setdefault(prefill_key(plan), len(order)) for plan in plans]
-    lengths = torch.tensor(own, device=device)
+    lengths = torch.tensor([len(plan.prefill_ids) for plan in plans], device=device)
     return Reading(
         logits=begun.logits.float(),
-        prompts={spot: found[0] for spot, found in seen.items() if prompted and found[0].shape[1]},
-        last={spot: found[-1][:, -1] for spot, found in seen.items()},
-        row_of=torch.tensor(row_of, device=device),
+        prompts=prompts.prompts,
+        last=prompts.ends,
+        row_of=begun.run_of,
         own=lengths,
         end=lengths,
-        first=first,
+        first=prompts.first,
         written=receipts(loaded, plans, Outcome(progress, tallies, begun.logit_change)),
     )
-
-
-def _keep(kept: list[torch.Tensor], columns: Sequence[int]) -> Tap:
-    """A tap that keeps so many last columns of what it sees in its first forwards, one number for each."""
-
-    def tap(hidden: torch.Tensor) -> None:
-        if len(kept) < len(columns):
-            left_out = max(0, hidden.shape[1] - columns[len(kept)])
-            kept.append(hidden[:, left_out:].clone() if left_out else hidden)
-
-    return tap
 
 
 def _anew(
