@@ -107,8 +107,11 @@ def _thinned(x: Floats) -> Floats:
 
 
 def _means_of_pairs(x: Floats) -> Floats:
-    first, second = np.triu_indices(len(x))
-    return (x[first] + x[second]) / 2
+    found, end = np.empty(len(x) * (len(x) + 1) // 2), 0
+    for place in range(len(x)):  # row by row: the indices of all pairs at once are four times as large
+        start, end = end, end + len(x) - place
+        found[start:end] = (x[place] + x[place:]) / 2
+    return found
 
 
 def _interval(x: Floats, confidence: float) -> tuple[float | None, float | None]:

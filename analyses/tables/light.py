@@ -22,14 +22,15 @@ from analyses.tables.run import TableError
 NOT_READ = ("key", "experiment", "seed", "text", "target_ids")
 # Names of which a run has few: numbers of sorted names. Reasons are texts, since they are counted in order.
 _NAMES = ("stage", "condition", "item", "donor", "target", "group", "split", "status", "finish", "origin")
+_COUNTS = ("repeat", "n_prompt", "n_new", "batch_rows", "batch_length")
 _PART = 16_384  # rows of which the maps are compared at once
 _EXACT = 2**24  # whole numbers below it are the same in 32 bits
 
 
 def light_trials(folder: Path) -> pd.DataFrame:
-    """The trials of a run that has ended, without NOT_READ: names as categories, in their order, positions
-    of receipts in 32 bits, `donor_ids` as categories of pairs of role and tokens. Raises TableError where
-    the table cannot be read."""
+    """The trials of a run that has ended, without NOT_READ: names as categories, in their order, counts and
+    positions of receipts in 32 bits, `donor_ids` as categories of pairs of role and tokens. Raises TableError
+    where the table cannot be read."""
     path = folder / "trials.parquet"
     try:
         names = [name for name in pq.read_schema(path).names if name not in NOT_READ]
@@ -52,6 +53,10 @@ def _read(path: Path, name: str) -> pd.Series:
 def _narrowed(name: str, column: pa.ChunkedArray) -> pd.Series:
     if name in _NAMES:
         return _named(column)
+    if name == "reason" and column.null_count == len(column):
+        return _categories(np.full(len(column), -1, dtype=np.int32), pd.Index([], dtype=object))
+    if name in _COUNTS and not column.null_count and pa.types.is_integer(column.type):
+        return pd.Series(column.cast(pa.int32()).to_pandas())
     if name.rpartition(".")[2] in RECEIPTS and pa.types.is_integer(column.type):
         ends = pc.min_max(column).as_py()
         if all(end is None or abs(end) < _EXACT for end in ends.values()):
