@@ -20,7 +20,7 @@ from analyses.gates.all_gates import blocking, unusable
 from analyses.gates.gate import Gate
 from analyses.summary.summary import write_summary
 from analyses.tables.light import light_trials
-from analyses.tables.run import Run, read_trials
+from analyses.tables.run import Run
 from runner import status as codes
 from runner.config.check import Experiment, check_experiment, resolved_mapping
 from runner.config.compose import Composed
@@ -315,8 +315,7 @@ class _Job:
             with self.spending.during("report"):
                 from analyses.report.report import write_report
 
-                whole = Run(read_trials(run.folder), run.manifest, run.folder)
-                written = write_report(whole, summary, drawn)
+                written = write_report(run, summary, drawn)
             self.speaker.say(f"report: {written}")
 
     def _status(self, gates: Sequence[Mapping[str, str]], counted: Mapping[str, int]) -> int:

@@ -19,6 +19,7 @@ import backends.torch.forward as forward
 import backends.torch.generate as generate
 import backends.torch.kv as kv
 import backends.torch.sampling as sampling
+import backends.torch.shared as shared
 import backends.torch.touches as touches
 import backends.torch.weights as weights
 from backends.conformance.subject import Subject
@@ -104,7 +105,8 @@ def padding_seen(patch: pytest.MonkeyPatch) -> None:
         causal = geometry(torch.zeros_like(pads), length, past).allowed
         return replace(at, allowed=at.allowed | causal)
 
-    patch.setattr(forward, "prompt_geometry", blind)
+    for module in (forward, shared):
+        patch.setattr(module, "prompt_geometry", blind)
 
 
 def silent_decode(patch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from analyses.report.trials import shown_trials
 from analyses.summary.summary import summarise
 from analyses.tables.light import NOT_READ, light_trials
 from analyses.tables.lookup import Lookup
@@ -252,6 +254,17 @@ def test_the_light_table_comes_to_the_same_summary(folder: Path) -> None:
         whole.trials["condition"]
     )
     assert summarise(Run(light, whole.manifest, folder)) == summarise(whole)
+
+
+def test_the_report_reads_whole_only_the_rows_that_it_shows(folder: Path, tmp_path: Path) -> None:
+    whole = load_run(folder)
+    pq.write_table(pq.read_table(folder / "trials.parquet"), tmp_path / "trials.parquet", row_group_size=37)
+    shutil.copy(folder / "prompts.parquet", tmp_path)
+    light = Run(light_trials(tmp_path), whole.manifest, tmp_path)
+    for most in (10_000, 100, 1):
+        shown, expected = shown_trials(light, most), shown_trials(whole, most)
+        assert json.dumps(shown.data) == json.dumps(expected.data)
+        assert shown.sentences == expected.sentences
 
 
 def test_the_light_table_knows_the_same_donors(folder: Path) -> None:

@@ -280,18 +280,18 @@ def test_trap_37_a_bank_of_a_later_stage_that_changed_stops_a_resumed_run(cli, t
         experiment={"name": "mine", "n": 2},
         defaults=["_self_", {"override /prompts": "requests"}],
     )
-    original, calls = Executor.run, []
+    original, calls = Executor.run_batches, []
 
-    def stop(self, trials):
-        calls.append(len(trials))
+    def stop(self, batches):
+        calls.append(len(batches))
         if len(calls) == 2:
             raise KeyboardInterrupt
-        original(self, trials)
+        original(self, batches)
 
-    monkeypatch.setattr(Executor, "run", stop)
+    monkeypatch.setattr(Executor, "run_batches", stop)
     said = run(cli, tmp_path)
     assert said.status == status.INTERRUPTED, said.out + said.err
-    monkeypatch.setattr(Executor, "run", original)
+    monkeypatch.setattr(Executor, "run_batches", original)
     kept = other.read_text()
     other.write_text(kept.replace('"the"', '"an"'))
     said = run(cli, tmp_path, "resume=true")

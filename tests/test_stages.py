@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -118,22 +119,23 @@ def test_an_interrupted_stage_resumes_where_it_stopped(cli, tmp_path, monkeypatc
     from runner.execute import Executor
 
     staged(tmp_path)
-    original, calls = Executor.run, []
+    original, calls = Executor.run_batches, []
 
-    def stop(self, trials):
-        calls.append(len(trials))
+    def stop(self, batches):
+        calls.append(len(batches))
         if len(calls) == 2:
-            original(self, trials[: len(trials) // 2])
+            (first, *_) = batches
+            original(self, [replace(first, trials=first.trials[: len(first.trials) // 2])])
             raise KeyboardInterrupt
-        original(self, trials)
+        original(self, batches)
 
-    monkeypatch.setattr(Executor, "run", stop)
+    monkeypatch.setattr(Executor, "run_batches", stop)
     said = run(cli, tmp_path)
     assert said.status == status.INTERRUPTED and "resume=true" in said.out
     folder = tmp_path / "outputs" / "mine" / "v0001"
     stages = read(folder, "manifest.json")["stages"]
     assert (stages["direction"]["status"], stages["evaluate"]["status"]) == ("done", "pending")
-    monkeypatch.setattr(Executor, "run", original)
+    monkeypatch.setattr(Executor, "run_batches", original)
     said = run(cli, tmp_path, "resume=true")
     assert said.status == status.DONE, said.out + said.err
     assert "direction was already here" in said.out and "results were already here" in said.out

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from analyses.tables.columns import RECEIPTS
 from analyses.tables.prompts import ids_by_role
-from analyses.tables.run import Run, value_columns
+from analyses.tables.run import Run, read_rows, value_columns
 from analyses.tables.stages import staged
 from analyses.wording import count, plural
 
@@ -48,7 +48,7 @@ def shown_trials(run: Run, most: int = MOST_TRIALS, most_bytes: int = MOST_BYTES
     for none. Numbers are rounded to five significant digits. `receipts` of a write name the rows that have
     them.
     """
-    rows, whole = _first_items(run.trials, most, most_bytes)
+    rows, whole = _first_items(run, most, most_bytes)
     items = len(rows.drop_duplicates(_ITEM))
     texts = _prompt_texts(run.folder / PROMPTS, rows)
     sentences = _left_out(len(run.trials), len(rows), items, whole)
@@ -81,8 +81,10 @@ def shown_trials(run: Run, most: int = MOST_TRIALS, most_bytes: int = MOST_BYTES
     return Shown(data, len(rows), items, tuple(sentences))
 
 
-def _first_items(trials: pd.DataFrame, most: int, most_bytes: int) -> tuple[pd.DataFrame, int]:
-    """The rows of the first items, in the table's order within each; and how many items there are."""
+def _first_items(run: Run, most: int, most_bytes: int) -> tuple[pd.DataFrame, int]:
+    """The rows of the first items, in the table's order within each; and how many items there are. Of a table
+    without texts these rows alone are read whole."""
+    trials = run.trials
     stages, _ = pd.factorize(trials["stage"])
     items, kinds = pd.factorize(trials["item"])
     codes, known = pd.factorize(stages.astype(np.int64) * max(len(kinds), 1) + items)
@@ -96,6 +98,8 @@ def _first_items(trials: pd.DataFrame, most: int, most_bytes: int) -> tuple[pd.D
     place[order[fits]] = np.arange(int(fits.sum()))
     chosen = np.flatnonzero(place[codes] >= 0)
     rows, places = trials.iloc[chosen], place[codes[chosen]]
+    if "text" not in trials.columns and (run.folder / "trials.parquet").is_file():
+        rows = read_rows(run.folder, chosen)
     if "text" in rows.columns and len(rows):
         lengths = [len(text.encode()) if isinstance(text, str) else 0 for text in rows["text"]]
         enough = np.cumsum(np.bincount(places, weights=lengths)) <= most_bytes

@@ -8,10 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from analyses.tables.columns import GRID, NUMBER, NUMBERS, RECEIPTS, STRUCTURE
 from analyses.tables.join import join
@@ -66,9 +68,21 @@ def load_run(folder: Path | str) -> Run:
     return Run(trials=trials, manifest=manifest, folder=folder)
 
 
-def read_trials(folder: Path) -> pd.DataFrame:
-    """The table of a run that has ended. Raises TableError where it cannot be read."""
-    return _frame(_read_parquet(folder / "trials.parquet"))
+def read_rows(folder: Path, places: NDArray[np.int64]) -> pd.DataFrame:
+    """Some rows of the table of a run that has ended, at ascending places, with all columns. Raises
+    TableError where it cannot be read."""
+    path = folder / "trials.parquet"
+    try:
+        with pq.ParquetFile(path, memory_map=True) as file:
+            sizes = [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)]
+            first = np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)])
+            held = np.flatnonzero(np.histogram(places, first)[0]) if sizes else np.arange(0)
+            starts = np.cumsum([0, *(sizes[group] for group in held)])
+            group_of = np.searchsorted(first, places, side="right") - 1
+            within = places - first[group_of] + starts[np.searchsorted(held, group_of)]
+            return _frame(file.read_row_groups(held.tolist()).take(pa.array(within)))
+    except (OSError, pa.ArrowException) as error:
+        raise TableError(f"{path}: expected a Parquet table, but it cannot be read: {error}") from error
 
 
 def value_columns(trials: pd.DataFrame) -> tuple[str, ...]:

@@ -71,7 +71,7 @@ def grouped_attention(
 
 # What transformers passes to every attention function and what changes nothing here: a single query is the
 # latest, and windows are in its mask.
-_WITHOUT_EFFECT = ("is_causal", "sliding_window", "position_ids", "use_cache", "output_hidden_states")
+_WITHOUT_EFFECT = ("is_causal", "sliding_window", "position_ids", "use_cache")
 
 
 def _asks_for_more(more: dict[str, Any]) -> bool:
