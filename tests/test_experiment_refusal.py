@@ -124,6 +124,7 @@ def test_a_model_that_has_not_read_requests_has_nothing_to_steer(ran: Ran) -> No
 # --- opinions
 
 
+@pytest.mark.slow
 def test_the_sycophancy_direction_makes_it_agree_with_false_claims_too(ran: Ran) -> None:
     result = ran("sycophancy", "limit=30")
     wide = trials(result, "test").pivot(index="item", columns="condition", values="p_agree")

@@ -512,9 +512,9 @@ def test_text_and_probes_need_one_decode_and_one_score_of_a_batch(monkeypatch, t
     calls: list[tuple[str, tuple[str, ...]]] = []
     decode, score = TorchBackend.decode, TorchBackend.score
 
-    def counted_decode(self, rows, start=None):
+    def counted_decode(self, rows, start=None, together=None):
         calls.append(("decode", ()))
-        return decode(self, rows, start)
+        return decode(self, rows, start, together)
 
     def counted_score(self, rows, probes, start=None):
         calls.append(("score", tuple(probe.name for probe in probes)))

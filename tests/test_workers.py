@@ -269,6 +269,15 @@ def test_a_single_row_that_does_not_fit_is_a_failed_trial() -> None:
     assert run.watcher.failures == [("5", "out of memory with a single row: no room at all")]
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """SIGINT as at a terminal: a process that was started in the background may ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_interrupted_while_two_are_running() -> None:
     """The batch that is done is recorded, the other is given up at its next step."""
     both = threading.Barrier(2, timeout=10)
@@ -485,6 +494,7 @@ def test_results_do_not_depend_on_who_computed_them(monkeypatch: pytest.MonkeyPa
                 assert own == pytest.approx(told, rel=1e-3, abs=1e-6, nan_ok=True)
 
 
+@pytest.mark.usefixtures("interruptible")
 def test_an_interrupt_while_results_are_stored_waits_until_they_are() -> None:
     run = Run(nothing)
 

@@ -323,9 +323,7 @@ class TorchBackend:
             return str(error)
         return None
 
-    def _bench(
-        self, changed: Constant | None, rows: Sequence[ScoreRow], probes: Sequence[Probe]
-    ) -> Bench:
+    def _bench(self, changed: Constant | None, rows: Sequence[ScoreRow], probes: Sequence[Probe]) -> Bench:
         """What rows of some weights are measured with, once the model has them."""
         return Bench(
             self._loaded,

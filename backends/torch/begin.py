@@ -62,17 +62,18 @@ def begin(
     start: Start | None = None,
     room: int = 0,
     watch: Mapping[Spot, int] | None = None,
+    share: bool = True,
 ) -> Begun:
     """Events (2) to (4) of a batch: prefill, kv_cache writes, last prompt token. Sources must have been
     captured and hooks armed (`armed_for`). room: tokens that the cache is to hold beyond the prompt.
     watch: spot -> at how many last positions of each prompt what is there is kept, besides the last token.
     Where it is given the batch is read and nothing is decoded from it: slots that the last token does not
-    read are left empty.
+    read are left empty. share: whether rows take over what others of their prompt have computed (shared.py).
 
     Raises OutOfMemory, BackendError.
     """
     with board.clock.during("prefill"):
-        return _begin(loaded, board, sources, plans, recorded, tallies, start, room, watch)
+        return _begin(loaded, board, sources, plans, recorded, tallies, start, room, watch, share)
 
 
 def _begin(
@@ -85,13 +86,14 @@ def _begin(
     start: Start | None,
     room: int,
     watch: Mapping[Spot, int] | None,
+    share: bool,
 ) -> Begun:
     rows = [plan.row for plan in plans]
     if start is not None:
         check_start(start, rows, loaded.info.layers)
     edits = decode_edits(loaded, sources, plans, tallies, recorded)
     cuts = decode_cuts(loaded, plans, tallies)
-    prompts = PromptRuns(loaded, board, sources, plans, start, {} if watch is None else watch)
+    prompts = PromptRuns(loaded, board, sources, plans, start, {} if watch is None else watch, share=share)
     before = prompts.prefill(tallies)
     with board.clock.closely("write" if any(plan.kv for plan in plans) else "prefill"):
         running = None if watch is None else prompts.running

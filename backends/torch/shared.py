@@ -242,7 +242,8 @@ class PromptRuns:
     watch: spot -> how many of each prefill's last positions are kept of what it has there. prompts, after
     `prefill`: spot -> [runs, n, width], right-aligned; ends, after `last`: spot -> [rows, width]. Both have
     the writes in them, whatever of it was computed and whatever known. A spot below a start's layer is in
-    neither.
+    neither. Without `share` rows of one prompt are run side by side in the same forwards, so that those whose
+    writes change nothing have the very same numbers as those without.
     """
 
     loaded: Loaded
@@ -251,12 +252,13 @@ class PromptRuns:
     plans: Sequence[RowPlan]
     start: Start | None = None
     watch: Mapping[Spot, int] = field(default_factory=dict)
+    share: bool = True
     prompts: dict[Spot, torch.Tensor] = field(default_factory=dict)
     ends: dict[Spot, torch.Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         layers = self.loaded.info.layers
-        self.work = work_of(self.plans, layers, share=self.start is None)
+        self.work = work_of(self.plans, layers, share=self.share and self.start is None)
         self._longest = max(len(run.ids) for run in self.work.runs)
         self._past = 0
         # What cuts edges or acts as in decode is made for all rows of a batch, so all run through all.
@@ -360,6 +362,7 @@ class PromptRuns:
         while begin < end:
             width = self._longest - self._past if self.start is not None else runs[begin].width
             most = begin + max(1, FORWARD_TOKENS.get(self.loaded.device.type, MOST_TOKENS) // max(1, width))
+            most = most if self.share else end
             last = begin + 1
             while last < min(end, most) and (self.start is not None or runs[last].width == runs[begin].width):
                 last += 1

@@ -89,10 +89,11 @@ class Prompted:
         return [_numbers(reductions.log_odds(logits, sets, against))]
 
     def _run(self, plans: Sequence[RowPlan], start: Start | None) -> Reading:
-        bench = self._bench
-        return read(
-            bench.loaded, bench.board, bench.sources, plans, bench.prepare(plans), self._spots(), start
-        )
+        bench, recorded = self._bench, self._bench.prepare(plans)
+        # A write that changes nothing has a kl of exactly 0: both sides come out of the same forwards.
+        share = all(probe.kind != "kl" for probe in self._probes)
+        places = (bench.loaded, bench.board, bench.sources, plans, recorded, self._spots(), start)
+        return read(*places, share=share)
 
     def _clean(self) -> tuple[list[int], list[tuple[RowPlan, int]]]:
         """What kl holds each row against: the place, among all rows that are run, of the same prompt without

@@ -81,13 +81,15 @@ def read(
     recorded: Recorded,
     spots: Mapping[Spot, int],
     start: Start | None,
+    share: bool = True,
 ) -> Reading:
     """Run a batch to its next token. Its rows have a cache, or none of them has. Sources must have been
-    captured. spots: what is read, and at how many last positions of each prompt. Raises OutOfMemory, and
-    BackendError for rows that cannot begin at the start."""
+    captured. spots: what is read, and at how many last positions of each prompt. share: whether rows take
+    over what others of their prompt have computed. Raises OutOfMemory, and BackendError for rows that cannot
+    begin at the start."""
     if plans[0].row.recompute:
         return _anew(loaded, board, sources, plans, spots)
-    return _cached(loaded, board, sources, plans, recorded, spots, start)
+    return _cached(loaded, board, sources, plans, recorded, spots, start, share)
 
 
 def _cached(
@@ -98,12 +100,13 @@ def _cached(
     recorded: Recorded,
     spots: Mapping[Spot, int],
     start: Start | None,
+    share: bool,
 ) -> Reading:
     device = loaded.device
     layers = loaded.info.layers
     starts = np.array([onset(plan, layers).last for plan in plans])
     order = np.argsort(starts, kind="stable")
-    found = _in_order(loaded, board, sources, [plans[row] for row in order], recorded, spots, start)
+    found = _in_order(loaded, board, sources, [plans[row] for row in order], recorded, spots, start, share)
     return found.of(torch.from_numpy(np.argsort(order)).to(device))
 
 
@@ -115,11 +118,12 @@ def _in_order(
     recorded: Recorded,
     spots: Mapping[Spot, int],
     start: Start | None,
+    share: bool,
 ) -> Reading:
     device = loaded.device
     tallies: Tallies = {}
     with armed_for(board, plans, set(spots)):
-        begun = begin(loaded, board, sources, plans, recorded, tallies, start, watch=spots)
+        begun = begin(loaded, board, sources, plans, recorded, tallies, start, watch=spots, share=share)
     prompts = begun.prompts
     missing = sorted(spots.keys() - prompts.ends.keys())
     if missing:
