@@ -52,7 +52,7 @@ class Pace:
         """What is best on a kind of device.
 
         On a CPU a step costs what its rows read: 720 rows of 8 to 17 tokens that generate up to 150, at most
-        256 at once, took 1.4 times the time of all at once where rows entered at 6% to 30%, and 1.25 times
+        256 at once, took 1.4 times the time of all at once where rows entered at 6% to 30%, and 1.28 times
         where the next 256 began after the last of the 256 before. An accelerator reads its weights at every
         step, however few the rows, and its places are kept filled.
         """
